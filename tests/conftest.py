@@ -1,0 +1,49 @@
+"""Fixtures for all tests: real servers, and their logs when a test fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Server
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """`make_server(max_inflight=4)` starts a server; each has a directory of its own unless it is given."""
+    made: list[Server] = []
+
+    def make(directory: Path | None = None, **options: Any) -> Server:
+        server = Server(directory or tmp_path / f"server{len(made)}", **options)
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of one's own."""
+    with Server(tmp_path / "server") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for tests that need no settings and use client_ids of their own."""
+    with Server(tmp_path_factory.mktemp("shared")) as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for server in list(Server.live):
+            report.sections.append((f"log of the server on port {server.port}", server.tail()))
+    return report
