@@ -125,7 +125,7 @@ class Client:
         groups: tuple[str, ...] = (),
         **options: Any,
     ) -> None:
-        """`token`: None mints one, "" sends none. `browser`: it goes as a subprotocol. `options`: those of connect()."""
+        """`token`: None mints one, "" sends none. `browser`: as a subprotocol. `options`: those of connect()."""
         self.client_id = client_id
         self.frames: list[Frame] = []  # all that came, in order
         self._inbox: list[Frame] = []  # what next() has not given out
