@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Protocol
 
-from notifier.errors import ConfigurationError, FieldError
+from notifier.errors import ConfigurationError, Problem
 
 BUILD_DATE: Final = datetime(2026, 11, 1, tzinfo=UTC)
 """No right clock shows less. Moved forward with each release."""
@@ -115,10 +115,10 @@ class ManualClock:
 def check_plausible(now: float) -> None:
     """Refuse a clock that is certainly wrong: seqs made by it would stay in the way for ever."""
     if now < BUILD_DATE.timestamp():
-        problem = f"the system clock shows a time before {BUILD_DATE:%Y-%m-%d}, when this version was built"
+        problem = f"shows a time before {BUILD_DATE:%Y-%m-%d}, when this version was built"
     elif now >= LATEST.timestamp():
-        problem = f"the system clock shows a time after {LATEST.year - 1}"
+        problem = f"shows a time after {LATEST.year - 1}"
     else:
         return
-    mend = "set the clock (for example by NTP) and start again"
-    raise ConfigurationError(f"{problem}; {mend}", errors=[FieldError("system clock", f"{problem}; {mend}")])
+    mend = "set it (for example by NTP) and start again"
+    raise ConfigurationError(problems=[Problem("the system clock", problem, mend)])
