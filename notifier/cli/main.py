@@ -1,0 +1,68 @@
+"""The command line: its commands, and how an error becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import typer
+
+from .output import CommandError, Exit, note
+
+# In the order in which the help lists them. True: a group of commands.
+_COMMANDS = {
+    "dev": False,
+    "serve": False,
+    "token": False,
+    "send": False,
+    "listen": False,
+    "keys": True,
+    "config": True,
+    "version": False,
+}
+
+
+def build(arguments: list[str]) -> typer.Typer:
+    """The application, with only the command that `arguments` name: importing all of them takes longer than most run.
+
+    Anything else there (an option, a misspelt name) gets all commands, so that the help and the error list them.
+    """
+    app = typer.Typer(
+        name="notifier",
+        help="Authenticated notifications over WebSocket, stored until they are acknowledged.",
+        epilog="Start with 'notifier dev'. Exit codes: 0 done, 1 failed, 2 usage, 69 unreachable, 78 configuration.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    # Without it, typer would take an application with one command for that command.
+    app.callback()(_root)
+    named = arguments[:1]
+    for name in named if named and named[0] in _COMMANDS else _COMMANDS:
+        module = import_module(f".{name}", __package__)
+        if _COMMANDS[name]:
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name)(getattr(module, name))
+    return app
+
+
+def _root() -> None:
+    """Authenticated notifications over WebSocket, stored until they are acknowledged."""
+
+
+def run() -> None:
+    """The console script."""
+    try:
+        build(sys.argv[1:])(prog_name="notifier")
+    except CommandError as error:
+        note(f"notifier: {error.message}")
+        sys.exit(error.code)
+    except BrokenPipeError:
+        # Whoever read the output has gone. Python would fail again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)
