@@ -1,0 +1,393 @@
+"""The mailboxes of the embedded engine: append, acknowledge, read, and the turn of the writer that makes them durable.
+
+While a commit runs, callers queue up in `_next`; the following commit takes all of them (group commit). Answers and
+wakes wait for the commit. Acknowledgements ride on the next commit, alone they wait up to 20 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from notifier.clock import Clock
+from notifier.engine.base import (
+    LOSSES,
+    AckedBy,
+    Appended,
+    Draft,
+    Duplicate,
+    EndReason,
+    Handed,
+    Listener,
+    Losses,
+    LossReason,
+    MailboxState,
+    Notification,
+    Outcome,
+    Page,
+    State,
+)  # fmt: skip
+from notifier.engine.batch import Append, Batch, Settling, Wanted
+from notifier.engine.ledger import Ledger
+from notifier.engine.mailboxes import LIVE, RECEIPT, WRITTEN, Cell
+from notifier.engine.observer import Observer, tell
+from notifier.engine.writer import FatalEngineError, Known, Store, Writer, translate
+from notifier.errors import EngineUnavailable, IdConflict, NotifierError, StorageFull
+
+LAZY_S = 0.02
+"""How long an acknowledgement waits for company."""
+READ_BYTES = 4 * 1024 * 1024
+"""Bytes of mail that one turn reads, over all mailboxes: what a thousand clients that come back hold in memory."""
+
+
+class MailboxEngine(Ledger):
+    """The part of `SQLiteEngine` that every notification passes."""
+
+    def __init__(
+        self, path: str, clock: Clock, observer: Observer, *, durability: str = "fsync", **limits: Any
+    ) -> None:
+        super().__init__(clock, **limits)
+        self._observer = observer
+        self._store = Store(path, durability)
+        self._listeners: list[Listener] = []
+        self._sent: dict[int, list[int]] = {}
+        self._under_way: dict[tuple[str, str], Append] = {}
+        self._reads: list[Wanted] = []
+        self._appends_since_sweep = 0
+        self._busy = False
+        self._scheduled = False
+        self._lazy: asyncio.TimerHandle | None = None
+        self._error: NotifierError | None = EngineUnavailable("The engine has not started.")
+        self._loop: asyncio.AbstractEventLoop
+        self._writer: Writer
+
+    # -- what goes in -------------------------------------------------------------------------------------------------
+
+    def append(self, draft: Draft, done: Callable[[Outcome], None]) -> None:
+        """See Engine.append."""
+        if self._error is not None:
+            return done(self._error)
+        item = Append(draft, done, self._clock.now_ms())
+        if not draft.fresh_id:
+            first = self._under_way.get(item.key)
+            if first is not None:
+                first.followers = [*(first.followers or ()), item]
+                return None
+        refusal = self._refusal(draft)
+        if refusal is None:
+            self._place(item)
+        elif draft.fresh_id:
+            return done(refusal)
+        else:
+            item.refusal = refusal  # a repeat is answered even so, hence look first
+        if not draft.fresh_id:
+            self._under_way[item.key] = item
+        self._next.appends.append(item)
+        self._kick()
+        return None
+
+    def acknowledge(
+        self,
+        client_id: str,
+        seq: int,
+        acked_by: AckedBy,
+        told: dict[LossReason, int] | None = None,
+        done: Callable[[NotifierError | None], None] | None = None,
+    ) -> None:
+        """See Engine.acknowledge."""
+        if self._error is not None:
+            if done is not None:
+                done(self._error)
+            return
+        settling = self._next.settlings.get(client_id)
+        if settling is None:
+            settling = self._next.settlings[client_id] = Settling(client_id, seq, acked_by)
+        elif seq > settling.seq:
+            settling.seq, settling.acked_by = seq, acked_by
+        box = self._boxes.get(client_id)
+        if box is not None and seq > box.acking:
+            box.acking = seq
+        if told:
+            self._tell_losses(client_id, told)
+        if done is not None:
+            settling.dones = [*(settling.dones or ()), done]
+            self._kick()
+        elif not self._busy and not self._scheduled and self._lazy is None:
+            self._lazy = self._loop.call_later(LAZY_S, self._flush)
+
+    def open(self, client_id: str, done: Callable[[MailboxState | NotifierError], None]) -> None:
+        """See Engine.open. Answers at once."""
+        if self._error is not None:
+            return done(self._error)
+        box = self._boxes.get(client_id)
+        if box is not None:
+            self._expire(client_id, box)
+        losses = self._losses.get(client_id)
+        return done(
+            MailboxState(len(box) if box else 0, losses and Losses(dict(losses.totals), dict(losses.told)),
+                         self._revoked.get(client_id))
+        )  # fmt: skip
+
+    def read(
+        self, client_id: str, after: int, count: int, size: int, done: Callable[[Page | NotifierError], None]
+    ) -> None:
+        """See Engine.read."""
+        if self._error is not None:
+            return done(self._error)
+        self._reads.append(Wanted(client_id, after, count, size, done))
+        self._kick()
+        return None
+
+    def heads(self, client_ids: Sequence[str], done: Callable[[dict[str, int]], None]) -> None:
+        """See Engine.heads. Answers at once."""
+        boxes, committed = self._boxes, self._committed
+        found = {}
+        for client_id in client_ids:
+            box = boxes.get(client_id)
+            if box is not None and (head := box.last if box.last <= committed else max(box.upto(committed), default=0)):
+                found[client_id] = head
+        done(found)
+
+    def written(self, notification: Notification) -> bool:
+        """See Engine.written."""
+        if notification.receipt:
+            self._sent.setdefault(notification.seq, [self._clock.now_ms(), 0])[1] += 1
+        box = self._boxes.get(notification.client_id)
+        return box is not None and box.mark(notification.seq, WRITTEN)
+
+    # -- one turn of the writer ---------------------------------------------------------------------------------------
+
+    def _kick(self) -> None:
+        """Flush at the end of this tick of the loop, with whatever else comes in during it."""
+        if not self._busy and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
+        if self._busy:
+            return
+        batch, self._next = self._next, Batch()
+        for settling in batch.settlings.values():
+            box = self._boxes.get(settling.client_id)
+            if box is not None:
+                settling.seqs = box.upto(min(settling.seq, self._committed))
+                settling.receipts = box.flagged(settling.seqs, RECEIPT)
+        for seq in list(self._sent) if self._sent else ():
+            batch.rows.append(("sent", seq, *self._sent.pop(seq)))
+        self._take_reads(batch)
+        self._busy = True
+        now_ms, started = self._clock.now_ms(), self._clock.monotonic()
+        if batch.appends:
+            self._appends_since_sweep += len(batch.appends)
+            self._observer.engine_batch(len(batch.appends))
+
+        def done(result: Any) -> None:
+            self._observer.engine_operation("commit", self._clock.monotonic() - started)
+            self._finish(batch)
+
+        self._writer.submit(lambda: batch.run(self._store, now_ms, self._dedup_ms, translate), done)
+
+    def _take_reads(self, batch: Batch) -> None:
+        size = READ_BYTES
+        now_ms = self._clock.now_ms()
+        for at, wanted in enumerate(self._reads):
+            if size <= 0:
+                self._reads = self._reads[at:]
+                return
+            box = self._boxes.get(wanted.client_id)
+            if box is not None:
+                self._expire(wanted.client_id, box, now_ms)
+                wanted.seqs = box.after(wanted.after, self._committed, wanted.count, wanted.size)
+                size -= sum(map(box.size_of, wanted.seqs))
+            batch.reads.append(wanted)
+        self._reads = []
+
+    def _finish(self, batch: Batch) -> None:
+        """A turn has ended. What the commit holds is final now: tell everybody, in the order of the batch."""
+        self._busy = False
+        if batch.error is not None:
+            self._failed(batch, batch.error)
+        else:
+            for item in batch.appends:
+                self._appended(item, batch.known.get(item.key) if batch.known else None)
+            for settling in batch.settlings.values():
+                self._settled(settling)
+            for ending in batch.endings:
+                self._ended(ending.client_id, ending.reason, ending.cells)
+                tell(ending.done, None)
+            for done in batch.dones:
+                tell(done, None)
+        for wanted in batch.reads:
+            self._hand_over(wanted, batch)
+        if batch.damaged:
+            self._set_aside(batch)
+        waiting = self._next
+        if waiting.appends or waiting.endings or waiting.dones or self._reads or any(
+            settling.dones for settling in waiting.settlings.values()
+        ):  # fmt: skip
+            self._flush()
+        elif (waiting.settlings or waiting.rows) and self._lazy is None:
+            self._lazy = self._loop.call_later(LAZY_S, self._flush)
+
+    def _appended(self, item: Append, known: Known | None) -> None:
+        draft = item.draft
+        outcome: Outcome
+        content = item.digest
+        if not draft.fresh_id:
+            del self._under_way[item.key]
+        if known is not None:
+            self._withdraw(item)
+            outcome = self._repeat(item, known)
+            content = known.digest
+        elif item.refusal is not None:
+            outcome = item.refusal
+        else:
+            self._committed = item.seq
+            if item.collapsed:
+                self._ended(draft.client_id, "collapsed", item.collapsed)
+            if item.dropped:
+                self._ended(draft.client_id, "dropped", item.dropped)
+            handed = self._wake(item)
+            outcome = Appended(item.seq, item.accepted_ms, item.expires_ms, *handed)
+        tell(item.done, outcome)
+        for follower in item.followers or ():
+            if follower.digest != content:
+                tell(follower.done, conflict())
+            elif isinstance(outcome, Appended):
+                tell(follower.done, Duplicate(item.seq, item.expires_ms, "pending", None))
+            else:
+                tell(follower.done, outcome)
+
+    def _wake(self, item: Append) -> Handed:
+        box = self._boxes.get(item.draft.client_id)
+        if box is None or item.seq not in box:
+            return Handed(0, 0)  # the next in this very commit has collapsed it, or pushed it out
+        notification = item.notification()
+        connections = taken = 0
+        for listener in self._listeners:
+            handed = listener.wake(notification, item.after)
+            connections += handed.connections
+            taken += handed.taken
+        if taken:
+            box.mark(item.seq, LIVE | WRITTEN)
+        return Handed(connections, taken)
+
+    def _repeat(self, item: Append, known: Known) -> Outcome:
+        if known.digest != item.digest:
+            return conflict()
+        state: State = "delivered"
+        acked_by: AckedBy | None = None
+        if known.pending:
+            state = "expired" if known.expires_ms <= self._clock.now_ms() else "pending"
+        elif known.state in (None, "transport"):
+            acked_by = "transport" if known.state else "client"
+        else:
+            state = known.state  # type: ignore[assignment]  # the column holds only our own words
+        return Duplicate(known.seq, known.expires_ms, state, acked_by)
+
+    def _settled(self, settling: Settling) -> None:
+        box = self._boxes.get(settling.client_id)
+        if box is not None:
+            live = box.flagged([seq for seq in settling.seqs if seq in box], LIVE)
+            seqs = [cell[0] for cell in box.take(settling.seqs)]
+            self._pending -= len(seqs)
+            self._tidy(settling.client_id, box)
+            if seqs:
+                self._cursors[settling.client_id] = seqs[-1]
+            for listener in self._listeners:
+                listener.settled(settling.client_id, settling.seq, settling.acked_by, seqs, live)
+        for done in settling.dones or ():
+            tell(done, None)
+
+    def _hand_over(self, wanted: Wanted, batch: Batch) -> None:
+        if batch.read_error is not None:
+            self._observer.engine_error("read")
+            return tell(wanted.done, batch.read_error)
+        box = self._boxes.get(wanted.client_id)
+        now_ms = self._clock.now_ms()
+        mail = [
+            found
+            for seq in wanted.seqs
+            if (found := batch.found.get(seq)) and box is not None and seq in box and found.expires_ms > now_ms
+        ]
+        through = wanted.seqs[-1] if wanted.seqs else wanted.after
+        more = box is not None and bool(box.after(through, self._committed, 1, 1))
+        return tell(wanted.done, Page(mail, through, more))
+
+    def _ended(self, client_id: str, reason: EndReason, cells: Sequence[Cell]) -> None:
+        """An end is durable: count the loss for the client, and tell the nodes."""
+        losses = self._lose(client_id, LOSSES[reason], len(cells)) if reason in LOSSES and cells else None
+        box = self._boxes.get(client_id)
+        if box is not None:
+            self._tidy(client_id, box)
+        seqs = [cell[0] for cell in cells]
+        for listener in self._listeners:
+            listener.ended(client_id, reason, seqs, losses)
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------------
+
+    def _failed(self, batch: Batch, error: NotifierError) -> None:
+        """Nothing of this commit happened: nobody who waits for it is told otherwise, and nothing is delivered."""
+        self._observer.engine_error("commit")
+        if isinstance(error, FatalEngineError):
+            self._error = error
+        for item in reversed(batch.appends):
+            self._withdraw(item)
+            self._under_way.pop(item.key, None)
+        for item in batch.appends:
+            for waiting in (item, *(item.followers or ())):
+                tell(waiting.done, waiting.refusal or error)
+        for ending in batch.endings:
+            if not isinstance(error, FatalEngineError):
+                self._box(ending.client_id).restore(ending.cells)
+                self._pending += len(ending.cells)
+            tell(ending.done, error)
+        for done in batch.dones:
+            tell(done, error)
+        for settling in batch.settlings.values():
+            for done in settling.dones or ():
+                tell(done, error)
+            if self._error is None:
+                self.acknowledge(settling.client_id, settling.seq, settling.acked_by)
+        self._next.rows = batch.rows + self._next.rows
+        if isinstance(error, StorageFull):
+            self._low_disk = True
+        if isinstance(error, FatalEngineError):
+            self._stop_for_good(error)
+
+    def _stop_for_good(self, error: NotifierError) -> None:
+        batch, self._next = self._next, Batch()
+        if batch.appends or batch.endings or batch.dones or batch.settlings:
+            self._failed(batch, error)
+            return
+        reads, self._reads = self._reads, []
+        for wanted in reads:
+            tell(wanted.done, error)
+        for listener in self._listeners:
+            listener.failed(error)
+
+    def _set_aside(self, batch: Batch) -> None:
+        """Damaged records leave the mailbox and are kept for an operator. They are never delivered."""
+        now_ms = self._clock.now_ms()
+        damaged = set(batch.damaged)
+        for wanted in batch.reads:
+            bad = [seq for seq in wanted.seqs if seq in damaged]
+            box = self._boxes.get(wanted.client_id)
+            if bad and box is not None:
+                self._pending -= len(box.take(bad))
+                self._tidy(wanted.client_id, box)
+        for seq in batch.damaged:
+            self._observer.engine_error("damaged_record")
+            self._next.rows.append(("damaged", seq, now_ms))
+
+
+def conflict() -> IdConflict:
+    """The answer to a repeat of an id with other content."""
+    return IdConflict(
+        "This id was accepted before for this client_id with other content. Use a new id for new content."
+    )

@@ -1,0 +1,33 @@
+"""What an engine reports of itself, and how it calls back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import structlog
+
+_log = structlog.get_logger("notifier.engine")
+
+
+class Observer(Protocol):
+    """The metrics of an engine (notifier.metrics implements it)."""
+
+    def engine_batch(self, size: int) -> None:
+        """A commit with `size` notifications goes to the disk."""
+
+    def engine_operation(self, operation: str, seconds: float) -> None:
+        """An operation has taken this long."""
+
+    def engine_error(self, operation: str) -> None:
+        """An operation has failed."""
+
+
+def tell(done: Callable[[Any], None] | None, result: Any) -> None:
+    """Call back. A defect in one caller's callback must not keep the others of the same commit from their answer."""
+    if done is None:
+        return
+    try:
+        done(result)
+    except Exception:
+        _log.exception("callback_failed")

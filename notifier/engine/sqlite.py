@@ -1,0 +1,257 @@
+"""The embedded engine: SQLite in one file, for one process.
+
+This file is its life, its upkeep and what operators ask; mail.py is what every notification passes, writer.py the
+thread that owns the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+from notifier.clock import Clock
+from notifier.engine import database
+from notifier.engine.base import Handed, Listener, Losses, Overview, Receipt, Stats, Target
+from notifier.engine.mail import MailboxEngine
+from notifier.engine.observer import Observer, tell
+from notifier.engine.writer import FatalEngineError, Writer
+from notifier.errors import ConfigurationError, EngineUnavailable, NotifierError
+
+LOSS_KEPT_MS = 30 * 86_400_000
+"""A client that does not come back for this long is not told any more what it lost."""
+SLICE = 500
+"""Mailboxes that upkeep looks at before it lets the loop go on."""
+
+
+class SQLiteEngine(MailboxEngine):
+    """Implements `engine.base.Engine`."""
+
+    def __init__(self, path: str, clock: Clock, observer: Observer, *, min_free_bytes: int = 0, **limits: Any) -> None:
+        super().__init__(path, clock, observer, **limits)
+        self._path = path
+        self._memory = path == ":memory:"
+        self._min_free = min_free_bytes
+        self._lock = database.Lock(path)
+        self._sweep_from = ("", "")
+        self._sweep_pause = 0
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """See Engine.start. Another holder of the file is waited for, 10 s at the most."""
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer(self._loop)
+        try:
+            await self._on_thread(self._open)
+        except FatalEngineError as error:
+            self._writer.stop()
+            self._lock.release()
+            raise ConfigurationError(
+                f"{self._path} cannot be used: {error.detail} Nothing was changed. Restore it from a backup."
+            ) from error
+        except NotifierError:
+            self._writer.stop()
+            self._lock.release()
+            raise
+        self._error = None
+        self._ticker = self._loop.create_task(self._tick())
+
+    def _open(self) -> None:
+        fresh = True
+        if not self._memory:
+            fresh = database.inspect(self._path)
+            self._lock.take()
+            fresh = database.inspect(self._path)  # the last holder may have made it meanwhile
+        self._store.open(fresh, database.APPLICATION_ID, database.VERSION)
+        mail, self._last_seq, losses, revoked = self._store.load()
+        self._committed = self._last_seq
+        now_ms = self._clock.now_ms()
+        for seq, client_id, expires_ms, size, flags, key in mail:
+            self._box(client_id).put(seq, expires_ms, size, flags, key)
+            self._expiries.add(client_id, expires_ms, now_ms)
+        self._pending = len(mail)
+        self._revoked = dict(revoked)
+        for client_id, reason, total, told in losses:
+            entry = self._losses.setdefault(client_id, Losses({}, {}))
+            entry.totals[reason], entry.told[reason] = total, told
+        if not self._memory:
+            self._look_at_disk()
+
+    async def stop(self) -> None:
+        """See Engine.stop."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._note_cursors()
+        if self._error is None:
+            flushed = self._loop.create_future()
+            self._next.dones.append(lambda _: None if flushed.done() else flushed.set_result(None))
+            self._kick()
+            await flushed  # the last turn: what was queued before it has been committed with it
+        self._error = EngineUnavailable("The engine has stopped.")
+        await self._on_thread(self._store.close)
+        self._writer.stop()
+        self._lock.release()
+
+    async def _on_thread(self, job: Callable[[], Any]) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._writer.submit(job, lambda result: None if future.done() else future.set_result(result))
+        result = await future
+        if isinstance(result, NotifierError):
+            raise result
+        return result
+
+    def attach(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def detach(self, listener: Listener) -> None:
+        self._listeners.remove(listener)
+
+    # -- upkeep -------------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            due = self._expiries.due(self._clock.now_ms())
+            for at, client_id in enumerate(due):
+                box = self._boxes.get(client_id)
+                if box is not None:
+                    self._expire(client_id, box)
+                if at % SLICE == SLICE - 1:
+                    await asyncio.sleep(0)
+            self._note_cursors()
+            if not self._memory:
+                await self._on_thread(self._look_at_disk)
+            await self._sweep()
+
+    def _note_cursors(self) -> None:
+        """Write the cursors down, at most once a second per client: mail tells what is pending, they only inform."""
+        if self._cursors:
+            now_ms = self._clock.now_ms()
+            self._next.rows += [("cursor", client_id, seq, now_ms) for client_id, seq in self._cursors.items()]
+            self._cursors = {}
+            self._kick()
+
+    def _look_at_disk(self) -> None:
+        disk = os.statvfs(os.path.dirname(os.path.abspath(self._path)))
+        self._low_disk = disk.f_bavail * disk.f_frsize < max(self._min_free, 1)
+
+    async def _sweep(self) -> None:
+        """Forget ids and receipts whose window has passed, some thousand at a time, round and round."""
+        if self._sweep_pause:
+            self._sweep_pause -= 1
+            return
+        now_ms, start, count = self._clock.now_ms(), self._sweep_from, 2_000 + 4 * self._swept_appends()
+        try:
+            self._sweep_from = await self._on_thread(
+                lambda: self._store.sweep(start, count, now_ms, now_ms - LOSS_KEPT_MS)
+            )
+        except NotifierError:
+            self._observer.engine_error("sweep")
+        if self._sweep_from == ("", ""):
+            self._sweep_pause = 10
+
+    def _swept_appends(self) -> int:
+        count, self._appends_since_sweep = self._appends_since_sweep, 0
+        return count
+
+    # -- what operators ask -------------------------------------------------------------------------------------------
+
+    def transient(self, target: Target, frame: bytes) -> Handed:
+        """See Engine.transient."""
+        handed = [listener.transient(target, frame) for listener in self._listeners]
+        return Handed(sum(h.connections for h in handed), sum(h.taken for h in handed))
+
+    def command(self, client_id: str, action: str) -> int:
+        """See Engine.command."""
+        return sum(listener.command(client_id, action) for listener in self._listeners)
+
+    def stats(self) -> Stats:
+        """See Engine.stats. The oldest is found by looking at every mailbox's first entry."""
+        first = min((box.first for box in self._boxes.values() if len(box)), default=0)
+        return Stats(self._pending, first // 1000 if first else None, self._error is None)
+
+    def receipts(self, id: str, client_id: str | None, done: Callable[[list[Receipt] | NotifierError], None]) -> None:
+        """See Engine.receipts."""
+        if self._error is not None:
+            return done(self._error)
+        now_ms = self._clock.now_ms()
+
+        def found(rows: Any) -> None:
+            tell(done, rows if isinstance(rows, NotifierError) else [self._with_sent(Receipt(*row)) for row in rows])
+
+        self._writer.submit(lambda: self._store.receipts(id, client_id, now_ms), found)
+        return None
+
+    def _with_sent(self, receipt: Receipt) -> Receipt:
+        """Add what was written since the last commit."""
+        if (sent := self._sent.get(receipt.seq)) is not None:
+            receipt.sent_ms = receipt.sent_ms or sent[0]
+            receipt.attempts += sent[1]
+        return receipt
+
+    def overview(self, client_id: str, done: Callable[[Overview | NotifierError], None]) -> None:
+        """See Engine.overview."""
+        if self._error is not None:
+            return done(self._error)
+
+        def found(cursor: Any) -> None:
+            if isinstance(cursor, NotifierError):
+                return tell(done, cursor)
+            box = self._boxes.get(client_id)
+            losses = self._losses.get(client_id)
+            oldest = box.first // 1000 if box is not None and len(box) else None
+            return tell(done, Overview(
+                len(box) if box else 0, box.size if box else 0, oldest,
+                max(cursor, self._cursors.get(client_id, 0)),
+                losses.untold() if losses else {}, self._revoked.get(client_id),
+            ))  # fmt: skip
+
+        self._writer.submit(lambda: self._store.cursor(client_id), found)
+        return None
+
+    def purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
+        """See Engine.purge."""
+        if self._error is not None:
+            return done(self._error)
+        box = self._boxes.get(client_id)
+        seqs = [s for s in box.upto(self._committed) if s > box.acking and seq in (None, s)] if box else []
+        if box is None or not seqs:
+            return done(0)
+        self._end(client_id, box, "purged", seqs, lambda error: tell(done, error or len(seqs)))
+        return None
+
+    def erase(self, client_id: str, done: Callable[[NotifierError | None], None]) -> None:
+        """See Engine.erase."""
+
+        def purged(result: int | NotifierError) -> None:
+            if isinstance(result, NotifierError):
+                return tell(done, result)
+            self._losses.pop(client_id, None)
+            self._cursors.pop(client_id, None)
+            self._next.rows.append(("erase", client_id))
+            self._next.dones.append(done)
+            return self._kick()
+
+        self.purge(client_id, None, purged)
+
+    def revoke(self, client_id: str, at_s: float | None, done: Callable[[NotifierError | None], None]) -> None:
+        """See Engine.revoke."""
+        if self._error is not None:
+            return done(self._error)
+
+        def durable(error: NotifierError | None) -> None:
+            if error is None and at_s is None:
+                self._revoked.pop(client_id, None)
+            elif error is None and at_s is not None:
+                self._revoked[client_id] = at_s
+            tell(done, error)
+
+        self._next.rows.append(("revoke", client_id, at_s))
+        self._next.dones.append(durable)
+        self._kick()
+        return None
+
+    def backup(self, path: str, done: Callable[[Any], None]) -> None:
+        """See Engine.backup."""
+        self._writer.submit(lambda: self._store.backup(path), done)

@@ -1,0 +1,216 @@
+"""The thread that owns the SQLite connection. Jobs go in by a queue, results come back to the event loop.
+
+Nothing else touches the connection, so a slow disk delays answers but never the loop.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import zlib
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import apsw
+import msgspec
+
+from notifier.engine import queries
+from notifier.engine.base import Notification
+from notifier.errors import EngineUnavailable, NotifierError, StorageFull
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.decode
+_Row = tuple[int, str, str, str | None, str | None, int, int, int, int, str]
+_rows = msgspec.json.Decoder(list[_Row])
+_Known = tuple[str, str, int, int, int, int, str | None, int]
+_known = msgspec.json.Decoder(list[_Known])
+
+
+class Known(msgspec.Struct, gc=False):
+    """An id that was accepted before."""
+
+    seq: int
+    digest: int
+    expires_ms: int
+    until_ms: int
+    state: str | None
+    pending: bool
+
+
+def checksum(
+    seq: int, client_id: str, id: str, event: str | None, collapse_key: str | None, accepted_ms: int, expires_ms: int,
+    data: bytes,
+) -> int:  # fmt: skip
+    """CRC-32 over everything that is delivered, and to whom: a flipped bit in the file must not be."""
+    head = f"{seq}\0{client_id}\0{id}\0{event}\0{collapse_key}\0{accepted_ms}\0{expires_ms}\0"
+    return zlib.crc32(data, zlib.crc32(head.encode()))
+
+
+class Writer:
+    """Runs jobs one after another on its own thread, with the connection as their argument."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        """Run `job` on the thread, then `done(result)` on the loop; an exception of the job is its result."""
+
+        def run() -> None:
+            try:
+                result: Any = job()
+            except Exception as error:
+                result = translate(error)
+            self._loop.call_soon_threadsafe(done, result)
+
+        self._jobs.put(run)
+
+    def stop(self) -> None:
+        """End the thread when all that was submitted has run."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+class FatalEngineError(EngineUnavailable):
+    """The disk failed a write or a sync. What is in the page cache is no longer known to be on it: stop, reopen."""
+
+
+def translate(error: Exception) -> NotifierError:
+    """What an exception of SQLite means for those who wait."""
+    match error:
+        case NotifierError():
+            return error
+        case apsw.FullError():
+            return StorageFull("The disk is full. Free some space; publishing goes on by itself then.")
+        case apsw.BusyError() | apsw.LockedError() | apsw.InterruptError():
+            return EngineUnavailable("Another process holds the database. Close it, then retry with the same id.")
+        case apsw.Error() | OSError() | MemoryError():
+            return FatalEngineError(f"The database failed ({type(error).__name__}). Retry with the same id.")
+        case _:
+            return FatalEngineError(f"The engine failed ({type(error).__name__}: {error}). Retry with the same id.")
+
+
+class Store:
+    """The SQL operations, on the writer's thread. `durability`: `fsync` or `page_cache`."""
+
+    def __init__(self, path: str, durability: str) -> None:
+        self.path = path
+        self._durability = durability
+        self._connection: apsw.Connection
+
+    def open(self, fresh: bool, application_id: int, version: int) -> None:
+        """Connect; create the tables in a fresh file; read every promise of durability back from SQLite.
+
+        Raises: apsw.Error; EngineUnavailable when SQLite does not accept a pragma that durability hangs on.
+        """
+        connection = self._connection = apsw.Connection(self.path)
+        connection.set_busy_timeout(5_000)
+        if fresh:
+            with connection:
+                connection.execute(files("notifier.engine").joinpath("schema.sql").read_text())
+                connection.execute(f"PRAGMA application_id={application_id}; PRAGMA user_version={version}")
+        synchronous = {"fsync": 2, "page_cache": 1}[self._durability]
+        # 4,000 pages (16 MB) of log before a checkpoint: smaller costs throughput, none lets the log grow for ever.
+        for name, value, expected in (
+            ("journal_mode", "wal", {"wal", "memory"}),
+            ("synchronous", synchronous, {synchronous}),
+            ("wal_autocheckpoint", 4_000, {4_000}),
+            ("cache_size", -32_768, {-32_768}),
+        ):
+            got = connection.execute(f"PRAGMA {name}={value}; PRAGMA {name}").fetchall()[-1][0]
+            if got not in expected:
+                raise EngineUnavailable(f"SQLite answers {name}={got} where {value} was asked for.")
+        connection.execute("PRAGMA temp_store=memory; PRAGMA foreign_keys=off")
+        connection.execute(files("notifier.engine").joinpath("batch.sql").read_text())
+
+    def close(self) -> None:
+        """Checkpoint and close."""
+        self._connection.close()
+
+    def load(self) -> tuple[list[Any], int, list[Any], list[Any]]:
+        """Pending mail for the index, the last seq, untold losses, revocations."""
+        run = self._connection.execute
+        last: Any = run(queries.LAST_SEQ).fetchall()[0][0]
+        return run(queries.LOAD).fetchall(), last, run(queries.LOSSES).fetchall(), run(queries.REVOCATIONS).fetchall()
+
+    def known(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Known]:
+        """(client_id, id) → what is known of it, for those accepted before."""
+        ((text,),) = self._connection.execute(queries.KNOWN, (_encode([(id, c) for c, id in pairs]).decode(),))
+        return {
+            (client_id, id): Known(seq, digest, expires, until, state, bool(pending))
+            for id, client_id, seq, digest, expires, until, state, pending in _known.decode(text)
+        }
+
+    def commit(self, operations: list[tuple[Any, ...]]) -> None:
+        """One transaction; returns when it is durable. Raises apsw.Error, and then nothing of it happened."""
+        self._connection.execute(queries.COMMIT, (_encode(operations).decode(),))
+
+    def read(self, seqs: list[int]) -> tuple[dict[int, Notification], list[int]]:
+        """The mail with these seqs, and which of them are damaged."""
+        found: dict[int, Notification] = {}
+        damaged = []
+        ((text,),) = self._connection.execute(queries.READ, (_encode(seqs).decode(),))
+        try:
+            rows = _rows.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._read_one_by_one(seqs)
+        for seq, client_id, id, event, key, accepted_ms, expires_ms, flags, crc, text in rows:
+            data = text.encode()
+            if crc != checksum(seq, client_id, id, event, key, accepted_ms, expires_ms, data):
+                damaged.append(seq)
+                continue
+            found[seq] = Notification(
+                client_id, seq, id, data, accepted_ms, expires_ms, event, key, receipt=bool(flags & 1)
+            )
+        return found, damaged
+
+    def _read_one_by_one(self, seqs: list[int]) -> tuple[dict[int, Notification], list[int]]:
+        """A damaged record has spoilt the text of the page: find out which, and keep the others."""
+        if len(seqs) == 1:
+            return {}, seqs
+        found: dict[int, Notification] = {}
+        damaged: list[int] = []
+        for seq in seqs:
+            good, bad = self.read([seq])
+            found |= good
+            damaged += bad
+        return found, damaged
+
+    def cursor(self, client_id: str) -> int:
+        """The highest acknowledged seq that was written down, 0 if none."""
+        row = self._connection.execute(queries.CURSOR, (client_id,)).fetchone()
+        return row[0] if row else 0
+
+    def receipts(self, id: str, client_id: str | None, now_ms: int) -> list[Any]:
+        """Raw receipt rows."""
+        ((text,),) = self._connection.execute(queries.RECEIPTS, (id, client_id, now_ms))
+        rows: list[Any] = _decode(text)
+        return rows
+
+    def sweep(self, start: tuple[str, str], count: int, now_ms: int, loss_ms: int) -> tuple[str, str]:
+        """Forget what has left its window; returns where to go on, ("", "") after the end was reached."""
+        run = self._connection.execute
+        end = run(queries.SWEEP_SPAN, (*start, count)).fetchone()
+        if end is not None:
+            run(queries.SWEEP, (*start, *end, now_ms))
+        run(queries.SWEEP_RECEIPTS, (now_ms * 1000, now_ms))
+        run(queries.SWEEP_LOSSES, (loss_ms,))
+        return end or ("", "")
+
+    def backup(self, path: str) -> None:
+        """Copy the database as of now to `path`, with the writers going on after it."""
+        target = apsw.Connection(path)
+        try:
+            with target.backup("main", self._connection, "main") as copy:
+                while not copy.done:
+                    copy.step(1_000)
+        finally:
+            target.close()

@@ -1,0 +1,91 @@
+"""The JSON door: only text that every reader reads alike comes in (RFC 8259 §4, §6, §8.1, §8.2; RFC 7493).
+
+Data is spliced into frames as it came, so what a browser's `JSON.parse` would refuse or read differently
+must be refused here: otherwise it would be accepted, stored, and then fail in front of the client for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+from notifier.errors import BadJson
+
+MAX_DEPTH = 64
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_decode = msgspec.json.decode
+
+
+def parse(text: bytes) -> Any:
+    """The value of `text`, checked by every rule of the door.
+
+    Raises: BadJson, with the rule that was broken.
+    """
+    value = check(text)
+    if type(value) is dict:
+        check_keys(text, value)
+    return value
+
+
+def check(text: bytes) -> Any:
+    """Like `parse`, but without the rule on duplicate keys: for what is itself a part of an object."""
+    try:
+        value = _decode(text)
+    except msgspec.DecodeError as error:
+        raise BadJson(_explain(text, str(error))) from None
+    except UnicodeDecodeError:
+        raise BadJson("The text is not UTF-8. Send JSON in UTF-8.") from None
+    except RecursionError:
+        raise BadJson(f"Nested deeper than {MAX_DEPTH} levels.") from None
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise BadJson(f"Nested deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def check_keys(text: bytes, keys: Any) -> None:
+    """Refuse an object whose top level names a key twice: readers differ on which one counts (RFC 8259 §4).
+
+    `keys` are the distinct keys of the object `text`. The exact answer needs a slow parser; counting each quoted
+    name first proves the common case, in which every name stands once and none is hidden behind an escape.
+    """
+    if b"\\" not in text:
+        for key in keys:
+            if text.count(b'"%b"' % key.encode()) > 1:
+                break
+        else:
+            return
+    top: list[tuple[str, Any]] = []
+
+    def remember(pairs: list[tuple[str, Any]]) -> None:
+        top[:] = pairs  # objects end inside out, so the last to be told is the outermost
+
+    json.loads(text, object_pairs_hook=remember, parse_int=float)
+    names = [name for name, _ in top]
+    if len(names) != len(set(names)):
+        double = next(name for name in names if names.count(name) > 1)
+        raise BadJson(f"The key {json.dumps(double[:64])} appears twice. Give each key once.")
+
+
+def _depth(text: bytes) -> int:
+    deepest = depth = 0
+    for byte in _STRING.sub(b"", text):
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _explain(text: bytes, message: str) -> str:
+    if not text.strip():
+        return "The body is empty. Send JSON."
+    if text.startswith(b"\xef\xbb\xbf"):
+        return "The text starts with a byte order mark. Send plain UTF-8."
+    if text[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in text[:4]:
+        return "The text is not UTF-8. Send JSON in UTF-8."
+    return f"Not JSON: {message}."
