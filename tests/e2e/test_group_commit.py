@@ -7,8 +7,9 @@ import re
 import selectors
 import socket
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from tests.harness import Server, need
 from tests.harness.strace import Call, read
@@ -57,10 +58,11 @@ def test_at_64_publishers_a_commit_serves_at_least_eight(server: Server) -> None
     assert counted("notifier_engine_batch_size_count") * 8 <= len(ids)
 
 
-def first_with(ids: list[str], calls: object) -> dict[str, Call]:
+def first_with(ids: list[str], calls: Iterable[Call]) -> dict[str, Call]:
     """The first of these calls that carries each id."""
-    wanted, found = set(ids), {}
-    for call in calls:  # type: ignore[attr-defined]
+    wanted = set(ids)
+    found: dict[str, Call] = {}
+    for call in calls:
         for id in re.findall(r"gc-\d+-\d+-x", call.arguments):
             if id in wanted:
                 found.setdefault(id, call)
@@ -92,10 +94,7 @@ def publish_in_parallel(server: Server, rounds: int) -> list[str]:
         while selector.get_map():
             for key, _ in selector.select(timeout=30):
                 publisher = key.fileobj  # type: ignore[assignment]
-                answer = publisher.recv(65536)
-                head, _, body = answer.partition(b"\r\n\r\n")
-                assert head.startswith(b"HTTP/1.1 202"), answer
-                answered.append(json.loads(body)["id"])
+                answered.append(receive(publisher)["id"])
                 following = next(key.data, None)
                 if following is None:
                     selector.unregister(publisher)
@@ -104,6 +103,22 @@ def publish_in_parallel(server: Server, rounds: int) -> list[str]:
                     publisher.sendall(following)
     assert len(answered) == PUBLISHERS * rounds
     return answered
+
+
+def receive(publisher: socket.socket) -> dict[str, Any]:
+    """One 202, whole: its body."""
+    answer = b""
+    while True:
+        chunk = publisher.recv(65536)
+        assert chunk, "the connection was closed"
+        answer += chunk
+        head, found, body = answer.partition(b"\r\n\r\n")
+        if found:
+            assert head.startswith(b"HTTP/1.1 202"), answer
+            length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+            assert length is not None, head
+            if len(body) >= int(length[1]):
+                return dict(json.loads(body))
 
 
 def request(server: Server, id: str, client_id: str) -> bytes:
