@@ -168,7 +168,7 @@ class Journal:
         self.tick += 1
         box = self.mailbox(entry.client)
         state, seq = body["status"], body["seq"]
-        self.counts["duplicate" if replayed else state] += 1
+        self.counts[f"repeat {state}" if replayed else state] += 1
         if (body["id"], body["client_id"]) != (entry.id, entry.client):
             self._accuse("crossed", f"{entry.id}: the answer is another's: {body}")
         if replayed and entry.attempts == 1:
@@ -247,6 +247,7 @@ class Journal:
                 self._accuse("renumbered", f"{box.client}: seq {seq} is both {other} and {entry.id}")
         elif entry.seq != seq:
             self._accuse("renumbered", f"{entry.id}: seq {entry.seq} before, {seq} now")
+            entry.seq = seq  # one finding, not one more for all that follows
 
     # --- frontends --------------------------------------------------------------------------------------------
 

@@ -36,7 +36,8 @@ class HttpConnection:
     async def request(self, method: str, target: str, body: bytes = b"") -> Answer:
         """Raises ConnectionLost when the outcome is unknown."""
         try:
-            if self._streams is None:
+            if self._streams is None or self._streams[1].transport.is_closing() or self._streams[0].at_eof():
+                self.close()  # what died while it was idle has no request in flight
                 self._streams = await asyncio.open_connection("127.0.0.1", self._port)
             reader, writer = self._streams
             writer.write(
