@@ -1,0 +1,107 @@
+"""The conditions under which the figures were taken."""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.peers import DATA
+from bench.toolchain import BUILD, HERE
+
+PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "PyJWT", "apsw", "msgspec")
+
+
+def raise_file_limit() -> int:
+    """Server and load generator inherit it. Returns the number of files that one process may open."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def fsync_ms(samples: int = 400) -> dict[str, float]:
+    """p50 and p99 of appending 4 KiB and fdatasync, where the servers keep their data."""
+    BUILD.mkdir(exist_ok=True)
+    path = BUILD / "fsync-probe"
+    block, times = os.urandom(4096), []
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        for _ in range(samples):
+            started = time.perf_counter()
+            os.write(handle, block)
+            os.fdatasync(handle)
+            times.append((time.perf_counter() - started) * 1000)
+    finally:
+        os.close(handle)
+        path.unlink()
+    times.sort()
+    return {"p50": round(statistics.median(times), 3), "p99": round(times[int(len(times) * 0.99)], 3)}
+
+
+class Steal:
+    """The share of the CPU that the hypervisor gave to other machines since this object was made."""
+
+    def __init__(self) -> None:
+        self.start = self._ticks()
+
+    @staticmethod
+    def _ticks() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return fields[7], sum(fields) - fields[3] - fields[4]  # of the time that was not idle
+
+    def percent(self) -> float:
+        stolen, busy = self._ticks()
+        return round((stolen - self.start[0]) / max(1, busy - self.start[1]) * 100, 1)
+
+
+def _output(*command: str) -> str:
+    program = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        return "absent"
+    done = subprocess.run([program, *command[1:]], capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip().splitlines()[0] if done.returncode == 0 else "absent"
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown"
+
+
+def _locked(lock: Path, names: tuple[str, ...]) -> dict[str, str]:
+    versions = {}
+    for line in lock.read_text().splitlines():
+        name, found, rest = line.partition("==")
+        if found and name in names:
+            versions[name] = rest.split()[0]
+    return versions
+
+
+def _npm_versions() -> dict[str, str]:
+    package = json.loads((HERE / "servers" / "package.json").read_text())
+    return dict(package["dependencies"])
+
+
+def conditions() -> dict[str, Any]:
+    versions = {"python": platform.python_version(), "node": _output("node", "--version").lstrip("v")}
+    versions["nginx"] = _output("nginx", "-v").rpartition("/")[2]
+    versions |= {name: metadata.version(name) for name in PACKAGES}
+    versions |= _locked(HERE / "requirements.lock", ("python-socketio",)) | _npm_versions()
+    return {
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_model(),
+        "kernel": platform.release(),
+        "python_implementation": sys.implementation.name,
+        "fsync_ms": fsync_ms(),
+        "payload_bytes": len(DATA.replace("@T", "0" * 16)),
+        "versions": versions,
+    }

@@ -1,0 +1,96 @@
+"""Runs the scenarios, several times over, and turns what they return into rows."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bench.peers import SERVERS, NotRunError
+from bench.scenarios import SCENARIOS, Outcome, Scale, Scenario
+from bench.scenarios.base import Metric
+
+NAIVE = "naive"
+Pair = tuple[str, str]  # scenario, server
+Row = dict[str, Any]
+Rows = dict[str, Row]  # by "scenario.metric.server"
+
+
+def plan(scenarios: Iterable[str], servers: Iterable[str]) -> list[Pair]:
+    """Every scenario on every server that it is for, and what a ratio needs of the naive server."""
+    wanted = set(servers)
+    pairs = [(name, server) for name in scenarios for server in SCENARIOS[name].servers if server in wanted]
+    for name, _ in list(pairs):
+        for metric in SCENARIOS[name].metrics:
+            base = metric.over and (metric.over.split(".")[0], NAIVE)
+            if base and base not in pairs:
+                pairs.insert(0, base)
+    order = list(SCENARIOS)
+    return sorted(pairs, key=lambda pair: order.index(pair[0]))
+
+
+class Measurements:
+    """All runs so far. A pair that could not be measured is not tried again."""
+
+    def __init__(self, pairs: list[Pair], scale: Scale, say: Callable[[str], None]) -> None:
+        self.pairs = pairs
+        self.scale = scale
+        self.say = say
+        self.runs: list[dict[Pair, Outcome]] = []
+        self.not_run: dict[Pair, str] = {}
+
+    def run(self) -> None:
+        """One run: every pair once, the naive server and its rivals close together in time."""
+        results: dict[Pair, Outcome] = {}
+        self.runs.append(results)
+        for pair in self.pairs:
+            if pair in self.not_run:
+                continue
+            scenario, server = SCENARIOS[pair[0]], SERVERS[pair[1]]
+            started = time.monotonic()
+            try:
+                server.prepare()
+                results[pair] = scenario.measure(server, self.scale)
+            except (NotRunError, RuntimeError, OSError) as error:
+                self.not_run[pair] = str(error) or type(error).__name__
+                self.say(f"  {pair[0]:13} {pair[1]:16} not run: {self.not_run[pair]}")
+            else:
+                self._report(scenario, pair, results[pair], time.monotonic() - started)
+
+    def _report(self, scenario: Scenario, pair: Pair, outcome: Outcome, seconds: float) -> None:
+        values = ", ".join(f"{m.name} {outcome.values[m.name]:,.{m.digits}f}" for m in scenario.metrics)
+        self.say(f"  {pair[0]:13} {pair[1]:16} {values} (load {outcome.load_share:.0%}, {seconds:.0f} s)")
+        for problem in outcome.problems:
+            self.say(f"  {'':13} {'':16} ! {problem}")
+
+    def rows(self) -> Rows:
+        rows: Rows = {}
+        for name, server in self.pairs:
+            for metric in SCENARIOS[name].metrics:
+                rows[f"{name}.{metric.name}.{server}"] = self._row(name, server, metric)
+        return rows
+
+    def _row(self, name: str, server: str, metric: Metric) -> Row:
+        row: Row = {"title": metric.title, "unit": metric.unit}
+        if reason := self.not_run.get((name, server)):
+            return row | {"not_run": reason}
+        outcomes = [run[name, server] for run in self.runs if (name, server) in run]
+        if not outcomes:
+            return row | {"not_run": "interrupted"}
+        values = [outcome.values[metric.name] for outcome in outcomes]
+        row |= {"runs": [round(value, 4) for value in values], "median": round(statistics.median(values), 4)}
+        row["load_share"] = round(max(outcome.load_share for outcome in outcomes), 3)
+        row["problems"] = sorted({problem for outcome in outcomes for problem in outcome.problems})
+        if ratios := self._ratios(name, server, metric):
+            row |= {"ratio_runs": [round(r, 3) for r in ratios], "ratio": round(statistics.median(ratios), 3)}
+        return row
+
+    def _ratios(self, name: str, server: str, metric: Metric) -> list[float]:
+        """To the naive server of the same run: the machine's bad minutes fall on both."""
+        if metric.over is None:
+            return []
+        scenario, _, base = metric.over.partition(".")
+        return [
+            run[name, server].values[metric.name] / run[scenario, NAIVE].values[base]
+            for run in self.runs
+            if (name, server) in run and (scenario, NAIVE) in run
+        ]
