@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from .output import as_json, columns, report_problems, say
+from .output import as_json, columns, note, report_problems, say
 from .target import JsonOption
 
 app = typer.Typer(help="Look at the configuration that the environment gives.", no_args_is_help=True)
@@ -17,10 +17,15 @@ def check(json: JsonOption = False) -> None:
     from notifier.settings import load_settings
 
     try:
-        load_settings()
+        settings = load_settings()
     except ConfigurationError as error:
         raise typer.Exit(report_problems(error, json_form=json)) from error
-    say(as_json({"valid": True, "problems": []}) if json else "The configuration is valid.")
+    if json:
+        say(as_json({"valid": True, "problems": [], "warnings": settings.warnings}))
+        return
+    for warning in settings.warnings:
+        note(f"Warning: {warning}")
+    say("The configuration is valid.")
 
 
 @app.command("show")
@@ -34,4 +39,4 @@ def show(json: JsonOption = False) -> None:
     except ConfigurationError as error:
         raise typer.Exit(report_problems(error, json_form=json)) from error
     shown = settings.masked()
-    say(as_json(shown) if json else columns(shown))
+    say(as_json(shown) if json else columns({name: value or "(not set)" for name, value in shown.items()}))

@@ -22,22 +22,17 @@ _TOKEN_SECONDS = 24 * 3600
 
 # What dev decides by itself, so that the keys and tokens it prints are the ones that work. All other settings of the
 # environment apply.
-_ITS_OWN = tuple(
-    f"NOTIFIER_{name}{suffix}"
-    for name in (
-        "API_KEYS",
-        "JWT_SECRET",
-        "JWT_SECRET_PREVIOUS",
-        "JWT_PUBLIC_KEY",
-        "JWT_JWKS_URL",
-        "JWT_ALGORITHMS",
-        "JWT_ISSUER",
-        "JWT_AUDIENCE",
-        "JWT_CLIENT_ID_CLAIM",
-        "TLS_CERT",
-        "TLS_KEY",
-    )
-    for suffix in ("", "_FILE")
+_SECRETS = ("API_KEYS", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "JWT_PUBLIC_KEY")
+_ITS_OWN = (
+    *(f"NOTIFIER_{name}" for name in _SECRETS),
+    *(f"NOTIFIER_{name}_FILE" for name in _SECRETS),
+    "NOTIFIER_JWT_JWKS_URL",
+    "NOTIFIER_JWT_ALGORITHMS",
+    "NOTIFIER_JWT_ISSUER",
+    "NOTIFIER_JWT_AUDIENCE",
+    "NOTIFIER_JWT_CLIENT_ID_CLAIM",
+    "NOTIFIER_TLS_CERT",
+    "NOTIFIER_TLS_KEY",
 )
 
 
@@ -60,7 +55,7 @@ def dev(
             f"dev already runs here (process {present.pid}, {present.url}); use that one, or stop it first"
         )
     secrets = devfiles.load_or_create(directory)
-    settings = _settings(os.environ, secrets, directory, port)
+    settings = _settings(os.environ, secrets, port)
     _check_port(settings.host, settings.port)
 
     def ready(url: str) -> None:
@@ -76,7 +71,7 @@ def dev(
     raise typer.Exit(code)
 
 
-def _settings(environ: Mapping[str, str], secrets: devfiles.Secrets, directory: Path, port: int | None) -> Settings:
+def _settings(environ: Mapping[str, str], secrets: devfiles.Secrets, port: int | None) -> Settings:
     from notifier.errors import ConfigurationError
     from notifier.settings import load_settings
 
@@ -86,7 +81,7 @@ def _settings(environ: Mapping[str, str], secrets: devfiles.Secrets, directory: 
     merged = {name: value for name, value in environ.items() if name not in ignored}
     merged["NOTIFIER_JWT_SECRET"] = secrets.jwt_secret
     merged["NOTIFIER_API_KEYS"] = f"dev:{secrets.api_key}:notify+metrics+admin"
-    merged.setdefault("NOTIFIER_ENGINE", f"sqlite:///{directory / 'notifier.db'}")
+    merged.setdefault("NOTIFIER_ENGINE", f"sqlite:///{devfiles.DIRECTORY}/notifier.db")
     # A laptop's disk is often nearly full; that should not stop somebody who only tries it.
     merged.setdefault("NOTIFIER_MIN_FREE_DISK_BYTES", "0")
     if port is not None:

@@ -25,7 +25,7 @@ def alive(environ: dict[str, str]) -> bool:
     elif host == "::":
         host = "::1"
     connection: http.client.HTTPConnection
-    if environ.get("NOTIFIER_TLS_CERT") or environ.get("NOTIFIER_TLS_CERT_FILE"):
+    if environ.get("NOTIFIER_TLS_CERT"):
         # Is it alive, not who is it: the certificate names the public host, never the loopback address.
         context = ssl.create_default_context()
         context.check_hostname = False

@@ -38,7 +38,7 @@ def from_environment() -> Mint:
     try:
         settings = load_settings(environ)
     except ConfigurationError as error:
-        listed = "; ".join(f"{problem.name}: {problem.problem}" for problem in error.problems)
+        listed = "; ".join(f"{problem.name} {problem.problem} ({problem.mend})" for problem in error.problems)
         raise CommandError(f"cannot sign a token: {listed}", Exit.CONFIGURATION) from error
     return with_secret(
         str(settings.jwt_secret),

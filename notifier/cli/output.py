@@ -61,12 +61,12 @@ def note(text: str) -> None:
 def report_problems(error: ConfigurationError, *, json_form: bool = False) -> Exit:
     """Every problem of a configuration with its mend."""
     if json_form:
-        say(as_json({"valid": False, "problems": [problem._asdict() for problem in error.problems]}))
+        say(as_json({"valid": False, "problems": [problem._asdict() for problem in error.problems], "warnings": []}))
         return Exit.CONFIGURATION
     count = len(error.problems)
     note(f"notifier: the configuration has {count} problem{'s' if count != 1 else ''}:")
     for problem in error.problems:
-        note(f"  {problem.name}: {problem.problem}")
+        note(f"  {problem.name} {problem.problem}")
         note(f"      {problem.mend}")
     return Exit.CONFIGURATION
 

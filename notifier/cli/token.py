@@ -22,6 +22,14 @@ def token(
 
     In production your application makes these tokens; this is for trying, testing and repairing.
     """
+    from notifier.fields import check_client_id, check_group
+
+    for name, problem in (
+        ("CLIENT_ID", check_client_id(client_id)),
+        *(("--group", check_group(g)) for g in group or ()),
+    ):
+        if problem is not None:
+            raise typer.BadParameter(f"{name} {problem}")
     lifetime = durations.seconds(ttl)
     if lifetime <= 0:
         raise typer.BadParameter("the ttl must be more than 0")
