@@ -143,7 +143,8 @@ def jwk_key(jwk: object, allowed: Collection[str] = ()) -> VerificationKey:
     """
     if not isinstance(jwk, dict):
         raise ValueError("is not an object")
-    if jwk.get("kty") not in _READERS:
+    kind = jwk.get("kty")
+    if type(kind) is not str or kind not in _READERS:
         raise ValueError("has an unsupported type")  # oct too: a secret that everybody can fetch is none
     if "d" in jwk:
         raise ValueError("is private")
@@ -154,7 +155,7 @@ def jwk_key(jwk: object, allowed: Collection[str] = ()) -> VerificationKey:
     if not isinstance(kid, str | None) or not isinstance(algorithm, str | None):
         raise ValueError("has a kid or alg that is not a string")
     try:
-        key: Any = _JWS.get_algorithm_by_name(_READERS[jwk["kty"]]).from_jwk(jwk)
+        key: Any = _JWS.get_algorithm_by_name(_READERS[kind]).from_jwk(jwk)
         fitting = _narrow(_narrow(algorithms_of(key), allowed), () if algorithm is None else (algorithm,))
         if not fitting:
             raise _UnfitError("is for no allowed algorithm")
