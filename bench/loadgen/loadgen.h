@@ -53,7 +53,7 @@ typedef struct {
   double own_cpu, server_cpu;
   uint64_t sent, answered, accepted, rejected, failed_requests;
   uint64_t received, reordered, acks, pongs, other_frames;
-  uint64_t handshakes, refused, lost_connections, retries;
+  uint64_t handshakes, refused, lost_connections;
 } Tally;
 
 // Percentiles without keeping samples: 64 buckets per power of two, so at most 1.6 % wrong.
