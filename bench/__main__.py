@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def write(results: dict[str, Any], readme: Path) -> None:
 
 def main() -> int:
     chosen = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C: no server is left behind
     try:
         load_generator()
     except NotRunError as error:

@@ -201,8 +201,8 @@ class Running:
         while not self._healthy():
             if self.process.poll() is not None or time.perf_counter() - started > limit:
                 self.kill()
-                tail = (self.directory / "log").read_text(errors="replace").strip().splitlines()[-3:]
-                raise NotRunError(f"{self.server.name} did not start: {' / '.join(tail) or 'no output'}")
+                last = (self.directory / "log").read_text(errors="replace").strip().rpartition("\n")[2]
+                raise NotRunError(f"{self.server.name} did not start: {last or 'no output'}")
             time.sleep(0.005)
         self.ready_seconds = time.perf_counter() - started
         self.pid = self.server.worker(self.process.pid)

@@ -20,8 +20,8 @@ class NotRunError(Exception):
 def _run(command: list[str], cwd: Path, what: str) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise NotRunError(f"{what} failed: {lines[-1].strip() if lines else f'exit {done.returncode}'}")
+        print(done.stderr + done.stdout, file=sys.stderr)
+        raise NotRunError(f"{what} failed (exit {done.returncode})")
 
 
 def load_generator() -> Path:
