@@ -54,7 +54,7 @@ class Jwks:
         self.algorithms: Collection[str] = frozenset(algorithms or PUBLIC_ALGORITHMS)
         self._url = url
         self._clock = clock
-        self._refresh_s, self._retry_s, self._wait_s, self._fetch_s = refresh_s, retry_s, wait_s, fetch_s
+        self.refresh_s, self.retry_s, self.wait_s, self.fetch_s = refresh_s, retry_s, wait_s, fetch_s
         self._keys: tuple[VerificationKey, ...] | None = None
         self._body = b""
         self._fetching = False
@@ -89,7 +89,7 @@ class Jwks:
             self._next_demand = self._clock.monotonic() + FLOOR_S
             self._wanted.set()
         ticket = object()
-        timer = asyncio.get_running_loop().call_later(self._wait_s, self._give_up, ticket)
+        timer = asyncio.get_running_loop().call_later(self.wait_s, self._give_up, ticket)
         self._waiting[ticket] = (done, timer)
         return True
 
@@ -107,7 +107,7 @@ class Jwks:
         try:
             client = httpx2.AsyncClient(
                 follow_redirects=False,
-                timeout=self._fetch_s,
+                timeout=self.fetch_s,
                 limits=httpx2.Limits(max_keepalive_connections=0),
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
             )
@@ -134,7 +134,7 @@ class Jwks:
                 self._fetching = False
                 self._tell_all()
                 failures = 0 if loaded else failures + 1
-                pause = self._refresh_s if loaded else min(FLOOR_S, self._retry_s * 2 ** min(failures - 1, 10))
+                pause = self.refresh_s if loaded else min(FLOOR_S, self.retry_s * 2 ** min(failures - 1, 10))
                 try:
                     async with asyncio.timeout(pause):
                         await self._wanted.wait()
@@ -146,7 +146,7 @@ class Jwks:
     async def _fetch(self, client: httpx2.AsyncClient) -> bool:
         """Whether the keys are now those of the URL. Whatever comes back, only cancellation gets out of here."""
         try:
-            async with asyncio.timeout(self._fetch_s):
+            async with asyncio.timeout(self.fetch_s):
                 body = await self._download(client)
             if body != self._body:
                 self._keys = _read(body, self.algorithms)
