@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     jwt_secret: Annotated[str, AfterValidator(checks.parse_secret)] | None = Field(None, repr=False)
     jwt_secret_previous: Annotated[str, AfterValidator(checks.parse_secret)] | None = Field(None, repr=False)
     jwt_public_key: Annotated[str, AfterValidator(checks.parse_public_key)] | None = Field(None, repr=False)
-    jwt_jwks_url: Annotated[str, AfterValidator(checks.parse_jwks_url)] | None = None
+    jwt_jwks_url: Annotated[str, AfterValidator(checks.parse_jwks_url)] | None = Field(None, repr=False)
     jwt_algorithms: Annotated[List[str], AfterValidator(checks.parse_algorithms)] = ()
     jwt_issuer: str | None = None
     jwt_audience: List[str] = ()
@@ -122,6 +122,8 @@ class Settings(BaseSettings):
             return ""
         if name in ("jwt_secret", "jwt_secret_previous"):
             return "********"
+        if name == "jwt_jwks_url":
+            return str(value).partition("?")[0]  # some issuers want a key of theirs in the query
         if name == "jwt_public_key":
             return ", ".join("/".join(key.algorithms) for key in keys.public_keys(value))
         if name == "api_keys":

@@ -468,6 +468,12 @@ def test_no_secret_is_shown() -> None:
             assert secret not in text
 
 
+def test_the_query_of_a_jwks_url_is_not_shown() -> None:
+    settings = load(jwt_secret=None, jwt_jwks_url="https://issuer.example/jwks?key=hidden")
+    assert settings.masked()["NOTIFIER_JWT_JWKS_URL"] == "https://issuer.example/jwks"
+    assert "hidden" not in repr(settings)
+
+
 def test_an_error_of_the_model_itself_shows_no_value() -> None:
     with pytest.raises(ValueError, match="shorter than 32 bytes") as caught:
         Settings(jwt_secret="short-secret")
