@@ -17,11 +17,11 @@ class ClientError(Exception):
     """The root of this tree."""
 
 
-class Unreachable(ClientError):  # noqa: N818 - names say what happened, as in notifier.errors
+class Unreachable(ClientError):
     """No server answered. Publish again with the same id: an id is stored once."""
 
 
-class Refused(ClientError):  # noqa: N818
+class Refused(ClientError):
     """The server said no. `code` is the problem code (`unauthorized`, `mailbox_full`, …), `detail` how to mend it."""
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
@@ -45,7 +45,7 @@ class Refused(ClientError):  # noqa: N818
         return {str(item.get("field")): str(item.get("message")) for item in listed if isinstance(item, dict)}
 
 
-class Ended(ClientError):  # noqa: N818
+class Ended(ClientError):
     """The server closed the subscription for good: `code` and `reason` of the close, and what to do about it."""
 
     def __init__(self, code: int, reason: str, advice: str) -> None:

@@ -1,0 +1,41 @@
+"""How the process logs: structlog, one event a line, JSON where nobody looks at a terminal. Values are escaped, so that
+nothing a client sends can begin a line of its own. Never logged: payloads, tokens, keys, query strings.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(level: str, format: str) -> None:
+    """`level`: debug, info, warning, error; `format`: json, console, or auto (console on a terminal)."""
+    console = format == "console" or (format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    if console:
+        shared.pop()  # it draws tracebacks itself
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer,
+        ], foreign_pre_chain=shared)
+    )  # fmt: skip
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # What our libraries say below a warning repeats what we say, or holds a URL.
+    root.setLevel(max(number, logging.WARNING))

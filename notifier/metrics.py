@@ -1,0 +1,234 @@
+"""Every instrument, once. The functions are named after what happened, so that no caller knows a metric's name.
+
+The counters are plain integers that a collector reads when Prometheus asks: on the path of every notification an
+increment must cost nanoseconds, and prometheus-client's own instruments take a lock and resolve labels each time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from notifier.engine.base import AckedBy, LossReason, Stats
+
+QUICK = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+LONG = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+
+class Histogram:
+    """Classic buckets (upper bounds inclusive), seconds unless said otherwise."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative, as Prometheus wants them."""
+        running, rows = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            rows.append((bound, float(running)))
+        return rows
+
+
+class Metrics:
+    """One per node. Also the `engine.observer.Observer` of its engine."""
+
+    def __init__(self, version: str, engine: str) -> None:
+        self.opened: Counter[str] = Counter()
+        self.closed: Counter[tuple[str, str]] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.publishes: Counter[str] = Counter()
+        self.settled_by: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.engine_errors: Counter[str] = Counter()
+        self.operations: dict[str, Histogram] = {}
+        self.resent = self.collapsed = self.slow_consumers = self.acks_ignored = 0
+        self.duration = Histogram((1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604800.0))
+        self.publish = Histogram(QUICK)
+        self.delivery = Histogram(QUICK)
+        self.queue_wait = Histogram(LONG)
+        self.batches = Histogram(SIZES)
+        self.loop_lag = 0.0
+        self.gauges: Callable[[], Gauges] = Gauges
+        self._info = {"version": version, "engine": engine}
+        self._registry = CollectorRegistry()
+        self._registry.register(_Collector(self))
+        for standard in (ProcessCollector, PlatformCollector, GCCollector):
+            standard(registry=self._registry)
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    def connection_opened(self, transport: str) -> None:
+        self.opened[transport] += 1
+
+    def connection_closed(self, transport: str, code: int, seconds: float) -> None:
+        """`code` is what the peer sees: 1006 when it was lost, or aborted without a close frame."""
+        self.closed[transport, str(code)] += 1
+        self.duration.observe(seconds)
+
+    def handshake_refused(self, reason: str) -> None:
+        self.refused[reason] += 1
+
+    def slow_consumer(self) -> None:
+        """A connection was aborted because it did not take its bytes."""
+        self.slow_consumers += 1
+
+    def acks_were_ignored(self, count: int) -> None:
+        """Acks above the highest seq written on their connection."""
+        self.acks_ignored += count
+
+    # -- notifications ------------------------------------------------------------------------------------------------
+
+    def published(self, outcome: str, seconds: float | None = None) -> None:
+        """`outcome`: sent, queued, duplicate, dropped, or a problem code; `seconds` from request to durable."""
+        self.publishes[outcome] += 1
+        if seconds is not None:
+            self.publish.observe(seconds)
+
+    def settled(self, acked_by: AckedBy, count: int) -> None:
+        self.settled_by[acked_by] += count
+
+    def delivered(self, seconds: float) -> None:
+        """Accepted to settled, of mail that a session took when it was accepted."""
+        self.delivery.observe(seconds)
+
+    def first_written(self, seconds: float) -> None:
+        """Accepted to first written, of mail that had to wait."""
+        self.queue_wait.observe(seconds)
+
+    def notification_resent(self) -> None:
+        self.resent += 1
+
+    def notifications_collapsed(self, count: int) -> None:
+        self.collapsed += count
+
+    def notifications_lost(self, reason: LossReason | str, count: int) -> None:
+        """`reason`: expired, overflow, purged, or slow_consumer for `ttl: 0` frames that nobody could take."""
+        self.lost[reason] += count
+
+    # -- the engine ---------------------------------------------------------------------------------------------------
+
+    def engine_batch(self, size: int) -> None:
+        self.batches.observe(size)
+
+    def engine_operation(self, operation: str, seconds: float) -> None:
+        histogram = self.operations.get(operation)
+        if histogram is None:
+            histogram = self.operations[operation] = Histogram(QUICK)
+        histogram.observe(seconds)
+
+    def engine_error(self, operation: str) -> None:
+        self.engine_errors[operation] += 1
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def text(self) -> bytes:
+        """The Prometheus text format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def families(self) -> Iterator[Metric]:
+        """Every family, with all its samples."""
+        g = self.gauges()
+        yield _gauge("connections", "Open connections.", g.connections.items(), "transport")
+        yield _gauge("clients", "Clients with at least one connection.", [("", g.clients)])
+        yield _counter("connections_opened", "Connections welcomed.", self.opened.items(), "transport")
+        closed = CounterMetricFamily(
+            "notifier_connections_closed", "Connections ended, by close code.", labels=["transport", "code"]
+        )
+        for (transport, code), count in self.closed.items():
+            closed.add_metric([transport, code], count)
+        yield closed
+        yield _histogram("connection_duration_seconds", "How long connections lasted.", self.duration)
+        yield _gauge("connections_window_full", "Connections that wait for an ack.", [("", g.window_full)])
+        yield _counter("handshakes_refused", "Handshakes refused, by reason.", self.refused.items(), "reason")
+        yield _counter("publishes", "Publishes answered, by outcome.", self.publishes.items(), "outcome")
+        yield _counter("notifications_settled", "Notifications settled.", self.settled_by.items(), "acked_by")
+        yield _counter("notifications_resent", "Written again on a later connection.", [("", self.resent)])
+        yield _counter("notifications_lost", "Left without an acknowledgement.", self.lost.items(), "reason")
+        yield _counter("notifications_collapsed", "Replaced by a later one.", [("", self.collapsed)])
+        yield _counter("acks_ignored", "Acks above what was written.", [("", self.acks_ignored)])
+        yield _gauge("pending_notifications", "Unacknowledged, over all mailboxes.", [("", g.stats.pending)])
+        yield _gauge("oldest_pending_seconds", "Age of the oldest of them.", [("", g.oldest_s)])
+        yield _histogram("publish_duration_seconds", "Request to durable.", self.publish)
+        yield _histogram("delivery_duration_seconds", "Accepted to settled, of mail sent at once.", self.delivery)
+        yield _histogram("queue_wait_seconds", "Accepted to first written, of mail that waited.", self.queue_wait)
+        operations = HistogramMetricFamily(
+            "notifier_engine_operation_duration_seconds", "Time of an engine operation.", labels=["operation"]
+        )
+        for name, histogram in self.operations.items():
+            operations.add_metric([name], histogram.buckets(), histogram.total)
+        yield operations
+        yield _counter("engine_errors", "Engine operations failed.", self.engine_errors.items(), "operation")
+        yield _histogram("engine_batch_size", "Notifications per commit.", self.batches)
+        yield _gauge("engine_up", "1 while the engine works.", [("", int(g.stats.up))])
+        yield _counter("slow_consumers", "Connections aborted for not reading.", [("", self.slow_consumers)])
+        yield _gauge("event_loop_lag_seconds", "How late the loop ran its last timer.", [("", self.loop_lag)])
+        info = GaugeMetricFamily("notifier_build_info", "What runs here.", labels=["version", "engine"])
+        info.add_metric([self._info["version"], self._info["engine"]], 1)
+        yield info
+
+
+class Gauges:
+    """What is counted when asked, not when it happens."""
+
+    def __init__(
+        self,
+        connections: dict[str, int] | None = None,
+        clients: int = 0,
+        window_full: int = 0,
+        stats: Stats | None = None,
+        oldest_s: float = 0.0,
+    ) -> None:
+        self.connections = connections or {}
+        self.clients = clients
+        self.window_full = window_full
+        self.stats = stats or Stats(0, None, False)
+        self.oldest_s = oldest_s
+
+
+class _Collector(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics.families()
+
+
+def _samples(
+    family: CounterMetricFamily | GaugeMetricFamily, rows: Iterable[tuple[str, float]], label: str | None
+) -> Metric:
+    for value, count in rows:
+        family.add_metric([value] if label else [], count)
+    return family
+
+
+def _counter(name: str, text: str, rows: Iterable[tuple[str, float]], label: str | None = None) -> Metric:
+    return _samples(CounterMetricFamily(f"notifier_{name}", text, labels=[label] if label else []), rows, label)
+
+
+def _gauge(name: str, text: str, rows: Iterable[tuple[str, float]], label: str | None = None) -> Metric:
+    return _samples(GaugeMetricFamily(f"notifier_{name}", text, labels=[label] if label else []), rows, label)
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    family = HistogramMetricFamily(f"notifier_{name}", text)
+    family.add_metric([], histogram.buckets(), histogram.total)
+    return family

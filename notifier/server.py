@@ -1,0 +1,179 @@
+"""The process: sockets, signals, and the order in which things end. uvicorn runs the loop and the listener; it would
+close every WebSocket in one tick before the lifespan hears of it, so draining is ours.
+
+    SIGTERM  /readyz 503; DRAIN_DELAY_SECONDS pass in which everything goes on (load balancers lag)
+             new sockets are refused; reconnect frames and closes are spread over DRAIN_SECONDS
+             the listener closes; requests that have begun get 5 s
+             the engine is flushed; exit 0
+    again    exit at once: everything answered is durable anyway
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+
+from notifier.app import Parts, create_app
+from notifier.errors import ConfigurationError, Unavailable
+from notifier.logs import configure
+from notifier.protocol import Close
+from notifier.settings import Settings
+from notifier.transport.http import HttpProtocol
+
+_log = structlog.get_logger("notifier.server")
+
+SEND_BUFFER = 128 * 1024
+"""SO_SNDBUF of the listener, inherited by its connections: the kernel would swallow megabytes for a client that does
+not read, where neither the pacing nor the operator can see them."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep Python's lock while another wants it: the writer thread's turns are short."""
+GRACE_S = 5.0
+HARD_S = 10.0
+EX_UNAVAILABLE, EX_CONFIG = 69, 78
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our ending."""
+
+    def __init__(self, config: uvicorn.Config, parts: Parts) -> None:
+        super().__init__(config)
+        self._parts = parts
+        self.failed = False
+        self.on_ready: Callable[[], None] = lambda: None
+        self._stopping: asyncio.Task[None] | None = None
+        parts.node.on_failure = self._fail
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn. What is alive by now lives for ever: the collector need not look at it again."""
+        await super().startup(sockets=sockets)
+        gc.collect()
+        gc.freeze()
+        self.on_ready()
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the end, the second is the end."""
+        if self._stopping is not None or self.should_exit:
+            os._exit(1 if self.failed else 0)
+        asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
+
+    def _begin_to_stop(self) -> None:
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+
+    async def _stop(self) -> None:
+        parts, settings = self._parts, self._parts.settings
+        limit = settings.drain_delay_seconds + settings.drain_seconds + HARD_S
+        asyncio.get_running_loop().call_later(limit, self._give_up)
+        parts.door.leaving = True
+        _log.info("draining", delay_s=settings.drain_delay_seconds, over_s=settings.drain_seconds)
+        await asyncio.sleep(settings.drain_delay_seconds)
+        parts.publishing.answer_waiting()
+        await parts.node.drain(settings.drain_seconds)
+        await asyncio.sleep(0)
+        self.should_exit = True
+
+    def _give_up(self) -> None:
+        _log.error("drain_took_too_long")
+        os._exit(1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn."""
+        self._parts.door.closing = True
+        for carrier in list(self._parts.node.hub):
+            carrier.session.close(Close.RESTART, "draining")
+            carrier.pump()
+        self._parts.publishing.answer_waiting()
+        await super().shutdown(sockets=sockets)
+
+    def _log_started_message(self, listeners: Any) -> None:
+        """Ours is logged by `serve`."""
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Bind the listener. Raises: OSError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.bind((settings.host, settings.port))
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
+
+
+def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int:
+    """Run until a signal ends it; the exit code. `on_ready` gets the URL once requests are answered.
+
+    Returns 0; 1 after a failure; 69 when the engine or the address is taken; 78 when the engine's file cannot be used.
+    """
+    configure(settings.log_level, settings.log_format)
+    for note in settings.notes:
+        _log.warning("settings", note=note)
+    _raise_file_limit()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        listener = listen(settings)
+    except OSError as error:
+        text = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+        _log.error("cannot_listen", detail=f"{settings.host}:{settings.port} {text}. Choose another NOTIFIER_PORT.")
+        return EX_UNAVAILABLE
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(settings, listener, on_ready))
+
+
+async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[str], None] | None) -> int:
+    try:
+        parts = Parts(settings)
+        await parts.node.start()
+    except (ConfigurationError, Unavailable) as error:
+        _log.error("cannot_start", detail=error.detail)
+        return EX_CONFIG if isinstance(error, ConfigurationError) else EX_UNAVAILABLE
+    config = uvicorn.Config(
+        create_app(parts),
+        http=HttpProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=int(GRACE_S),
+        workers=1,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    server = Server(config, parts)
+    server.on_ready = lambda: _ready(settings, listener, on_ready)
+    await server.serve(sockets=[listener])
+    return 1 if server.failed else 0
+
+
+def _ready(settings: Settings, listener: socket.socket, on_ready: Callable[[str], None] | None) -> None:
+    host, port = listener.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    url = f"{'https' if settings.tls_cert else 'http'}://{name}:{port}"
+    _log.info("listening", url=url, engine=settings.engine.partition(":")[0], durability=settings.durability)
+    if on_ready is not None:
+        on_ready(url)
+
+
+def _raise_file_limit() -> None:
+    """As many connections as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,432 @@
+"""One client's conversation, without I/O: frames, pongs, mail and time go in; frames, an acknowledgement and a close
+come out. Every rule of docs/protocol.md that concerns a connection alone is in this file.
+
+    what goes in            what it may change
+    ──────────────────────  ─────────────────────────────────────────────────────────
+    start                   welcome, gap; then mail is wanted
+    offer (a live wake)     the notification, if the session is level with its mailbox
+    mail (a page read)      notifications; level, or more is wanted
+    receive: ack            window opens; the acknowledgement to commit
+    receive: auth           a token to verify → reauthenticated | auth_failed
+    receive_pong            like ack, in `ack=auto`; or a heartbeat's answer
+    settled, ended          window opens; settled, gap
+    tick (time)             ping, token_expiring, window_full; or the end
+    drain                   reconnect, close 1012
+
+A session is *level* when everything in its mailbox up to `seen` was written on this connection or has ended. Only then
+may a wake carry mail past the mailbox; otherwise it only says that there is something to read. So live delivery and
+replay are one path, and a wake may be lost, doubled or late.
+
+The carrier (a socket's pump) takes what is in `out`, acts on `ack`, `verify` and `closing`, and reads when `wants`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from notifier import protocol
+from notifier.auth.tokens import Identity
+from notifier.engine.base import AckedBy, Losses, LossReason, MailboxState, Notification, Page
+from notifier.errors import BadJson, NotifierError
+from notifier.protocol import AckMode, Close
+
+BUCKET: Final = 200
+REFILL_PER_S: Final = 100
+WINDOW_FULL_S: Final = 60.0
+TOKEN_WARNING_S: Final = 30.0
+
+
+class Limits:
+    """What the settings say about every session; one object for all of them. Times in seconds."""
+
+    __slots__ = ("full", "heartbeat_s", "heartbeat_timeout_s", "leeway_s", "max_inflight")
+
+    def __init__(self, max_inflight: int, heartbeat_s: float, heartbeat_timeout_s: float, leeway_s: float) -> None:
+        self.max_inflight = max_inflight
+        self.heartbeat_s = heartbeat_s
+        self.heartbeat_timeout_s = heartbeat_timeout_s
+        self.leeway_s = leeway_s
+        self.full = 0
+        """How many windows are full now: kept here, so that no scrape has to look at every session."""
+
+
+class ProtocolPing:
+    """A WebSocket ping to send (RFC 6455 §5.5.2); other carriers skip it."""
+
+    __slots__ = ("payload",)
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+
+
+Out = Notification | bytes | ProtocolPing
+"""What a session says: mail, an encoded control frame, or a ping."""
+
+
+class Acknowledgement:
+    """To be committed: everything up to `seq`, and that these losses were told."""
+
+    __slots__ = ("acked_by", "confirm", "seq", "told")
+
+    def __init__(self, seq: int, acked_by: AckedBy, confirm: bool, told: dict[LossReason, int] | None) -> None:
+        self.seq = seq
+        self.acked_by: AckedBy = acked_by
+        self.confirm = confirm
+        self.told = told
+
+
+class Session:
+    """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
+
+    __slots__ = (
+        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_pings", "_settled", "_told", "_warned",
+        "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at", "identity",
+        "ignored_acks", "limits", "out", "paused", "position", "reading", "seen", "verify",
+    )  # fmt: skip
+
+    def __init__(self, connection_id: str, identity: Identity, ack_mode: AckMode, limits: Limits, now: float) -> None:
+        self.connection_id = connection_id
+        self.identity = identity
+        self.ack_mode: AckMode = ack_mode
+        self.limits = limits
+        self.position = 0
+        """Highest seq written on this connection."""
+        self.seen = 0
+        """Everything up to here was written, or has ended."""
+        self.acked = 0
+        """Highest seq that this connection has acknowledged itself."""
+        self.behind = True
+        """The mailbox holds mail that this session has not seen, as far as it knows."""
+        self.reading = False
+        """A page is under way."""
+        self.paused = False
+        """The carrier has more than 256 KiB unsent; it sets and clears this."""
+        self.heard_at = now
+        self.out: list[Out] = []
+        self.ack: Acknowledgement | None = None
+        self.verify: str | None = None
+        self.closing: tuple[int, str] | None = None
+        self.filled = False
+        """The window has just become full: the carrier notes the time and looks again after WINDOW_FULL_S."""
+        self.ignored_acks = 0
+        self._inflight: list[int] | None = None
+        self._pings: list[bytes] | None = None
+        self._heartbeat = 0.0
+        self._settled = 0
+        self._told: dict[LossReason, int] | None = None
+        self._warned = False
+        self._full_since = 0.0
+        self._bucket = float(BUCKET)
+        self._bucket_at = now
+
+    @property
+    def client_id(self) -> str:
+        return self.identity.client_id
+
+    @property
+    def inflight(self) -> int:
+        """Notifications written on this connection and not settled."""
+        return len(self._inflight) if self._inflight else 0
+
+    @property
+    def window_full(self) -> bool:
+        return self.inflight >= self.limits.max_inflight
+
+    @property
+    def wants(self) -> int:
+        """How many notifications a page may bring now; 0 if none is wanted."""
+        if not self.behind or self.reading or self.paused or self.closing is not None:
+            return 0
+        return self.limits.max_inflight - self.inflight
+
+    @property
+    def ready(self) -> bool:
+        """Whether live mail can be taken at once."""
+        return not (
+            self.behind
+            or self.reading
+            or self.paused
+            or self.closing is not None
+            or (self._inflight is not None and len(self._inflight) >= self.limits.max_inflight)
+        )
+
+    # -- mail ---------------------------------------------------------------------------------------------------------
+
+    def start(self, state: MailboxState) -> None:
+        """The mailbox has been looked at: say welcome, and what was lost."""
+        self._say(
+            protocol.Welcome(
+                client_id=self.client_id,
+                connection_id=self.connection_id,
+                pending=state.pending,
+                ack=self.ack_mode,
+                max_inflight=self.limits.max_inflight,
+                heartbeat_s=self.limits.heartbeat_s,
+                token_expires_at=protocol.rfc3339(int(self.identity.expires_at * 1000)),
+            )
+        )
+        self.behind = state.pending > 0
+        if state.losses is not None:
+            for reason, dropped in state.losses.untold().items():
+                self._say(protocol.Gap(reason, dropped))
+            self._remember_told(state.losses)
+
+    def offer(self, notification: Notification, after: int) -> bool:
+        """A wake with mail. Whether it was taken; if not, it will be read from the mailbox."""
+        if notification.seq <= self.seen:
+            return False  # doubled
+        if after > self.seen:
+            self.behind = True  # one before it was missed
+        if not self.ready:
+            self.behind = True
+            return False
+        self._write(notification)
+        self.seen = notification.seq
+        self._prove()
+        return True
+
+    def mail(self, page: Page) -> None:
+        """A page that was asked for has come."""
+        self.reading = False
+        if self.closing is not None:
+            return
+        for notification in page.notifications:
+            if notification.seq > self.position:
+                self._write(notification)
+        self.seen = max(self.seen, page.through)
+        self.behind = page.more
+        if page.notifications:
+            self._prove()
+
+    def _write(self, notification: Notification) -> None:
+        self.out.append(notification)
+        self.position = seq = notification.seq
+        if self._inflight is None:
+            self._inflight = [seq]
+        else:
+            self._inflight.append(seq)
+        if len(self._inflight) == self.limits.max_inflight:
+            self.filled = True
+            self.limits.full += 1
+
+    def _prove(self) -> None:
+        """`ack=auto`: a ping that follows the mail; its pong proves that the other end has read so far."""
+        if self.ack_mode == "auto":
+            payload = self.position.to_bytes(8)
+            if self._pings is None:
+                self._pings = [payload]
+            else:
+                if self._pings and self._pings[-1][:8] == payload:  # as after a gap: they must be told apart
+                    payload += bytes((self._pings[-1][8] % 255 + 1 if len(self._pings[-1]) > 8 else 1,))
+                self._pings.append(payload)
+            self.out.append(ProtocolPing(payload))
+
+    def transient(self, frame: bytes) -> bool:
+        """A `ttl: 0` frame: taken if it can be written now."""
+        if self.paused or self.closing is not None:
+            return False
+        self.out.append(frame)
+        return True
+
+    def settled(self, seq: int) -> bool:
+        """Some connection's acknowledgement up to `seq` is durable. `flush_settled` says so, the highest per tick.
+
+        Returns whether that changes anything here.
+        """
+        reopened = self._shrink(seq)
+        if seq > self.acked and seq > self._settled:
+            self._settled = seq
+            return True
+        return reopened
+
+    def confirm(self, seq: int) -> None:
+        """The acknowledgement that this session asked to have confirmed is durable."""
+        if self.closing is None:
+            self._say(protocol.Settled(seq))
+
+    def flush_settled(self) -> None:
+        """Say the highest seq that others have settled since the last tick."""
+        if self._settled and self.closing is None:
+            self._say(protocol.Settled(self._settled))
+        self._settled = 0
+
+    def ended(self, seqs: Sequence[int], reason: LossReason | None, losses: Losses | None) -> None:
+        """Mail has left the mailbox unacknowledged; a loss is told if it concerns mail not written here."""
+        if self._inflight:
+            gone = set(seqs)
+            self._reopen([seq for seq in self._inflight if seq not in gone])
+        if reason is None or losses is None or self.closing is not None:
+            return
+        unwritten = sum(seq > self.position for seq in seqs)
+        if unwritten:
+            self._say(protocol.Gap(reason, unwritten))
+            self._remember_told(losses)
+
+    def _remember_told(self, losses: Losses) -> None:
+        """The next acknowledgement, or pong of a ping sent from now on, says that these losses were heard."""
+        self._told = dict(losses.totals)
+        self._prove()
+
+    def _shrink(self, seq: int) -> bool:
+        """Everything up to `seq` leaves the window. Whether anything did."""
+        inflight = self._inflight
+        if not inflight or inflight[0] > seq:
+            return False
+        if inflight[-1] <= seq:
+            self._reopen([])
+        else:
+            at = 1
+            while inflight[at] <= seq:
+                at += 1
+            self._reopen(inflight[at:])
+        return True
+
+    def _reopen(self, inflight: list[int]) -> None:
+        if self.window_full and len(inflight) < self.limits.max_inflight:
+            self.limits.full -= 1
+            self._full_since = 0.0
+        self._inflight = inflight or None
+
+    # -- what the client says -----------------------------------------------------------------------------------------
+
+    def receive(self, payload: bytes, now: float) -> None:
+        """One text message, valid UTF-8."""
+        try:
+            frame = protocol.decode(payload)
+        except BadJson as error:
+            self._say(protocol.ErrorFrame("bad_frame", error.detail))
+            return self.close(Close.BAD_FRAME, "bad_frame")
+        if type(frame) is protocol.Ack:
+            if frame.seq > self.acked and frame.seq <= self.position:
+                self.acked = frame.seq
+                self._shrink(frame.seq)
+                self._acknowledge(frame.seq, "client", frame.confirm)
+                return None  # one that advances is free
+            if self.spend(now):
+                if frame.seq > self.position:
+                    self.ignored_acks += 1
+                elif frame.confirm:
+                    self._acknowledge(frame.seq, "client", True)
+                elif self._told is not None:
+                    self._acknowledge(self.acked, "client", False)
+            return None
+        if not self.spend(now):
+            return None
+        if type(frame) is protocol.Ping:
+            self._say(protocol.Pong())
+        elif type(frame) is protocol.Auth:
+            self.verify = frame.token
+        return None
+
+    def receive_pong(self, payload: bytes, now: float) -> None:
+        """A pong: the proof of a ping of ours, cumulatively; or one that nobody asked for (RFC 6455 §5.5.3)."""
+        pings = self._pings
+        if pings and payload in pings:
+            at = pings.index(payload)
+            proven = int.from_bytes(pings[at][:8])
+            self._pings = pings[at + 1 :] or None
+            if proven > self.acked or self._told is not None:
+                self.acked = max(self.acked, proven)
+                self._shrink(proven)
+                self._acknowledge(proven, "transport", False)
+        elif payload == b"heartbeat" and self._heartbeat:
+            self._heartbeat = 0.0
+        else:
+            self.spend(now)
+
+    def _acknowledge(self, seq: int, acked_by: AckedBy, confirm: bool) -> None:
+        told, self._told = self._told, None
+        if self.ack is not None:  # two in one packet: the later says it all
+            seq, confirm, told = max(seq, self.ack.seq), confirm or self.ack.confirm, told or self.ack.told
+        self.ack = Acknowledgement(seq, acked_by, confirm, told)
+
+    def reauthenticated(self, identity: Identity) -> None:
+        """The token of `auth` is good: it replaces the session's."""
+        if identity.client_id != self.client_id:
+            return self.close(Close.FORBIDDEN, "client_id_mismatch")
+        self.identity = identity
+        self._warned = False
+        return self._say(protocol.Authenticated(protocol.rfc3339(int(identity.expires_at * 1000))))
+
+    def auth_failed(self, error: NotifierError) -> None:
+        """The token of `auth` is not good: the session goes on until its present token ends."""
+        if error.close_code == Close.FORBIDDEN:
+            self.close(error.close_code, error.reason)
+        else:
+            self._say(protocol.ErrorFrame("token_invalid", error.detail))
+
+    def spend(self, now: float) -> bool:
+        """Take a token from the bucket; an empty one ends the session (4429)."""
+        self._bucket = min(BUCKET, self._bucket + (now - self._bucket_at) * REFILL_PER_S)
+        self._bucket_at = now
+        if self._bucket < 1:
+            self.close(Close.RATE_LIMITED, "rate_limited")
+            return False
+        self._bucket -= 1
+        return True
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float, now_s: float, unsent: int) -> float:
+        """Do what is due; in how many seconds to call again."""
+        limits = self.limits
+        left = self.identity.expires_at + limits.leeway_s - now_s
+        if left <= 0:
+            self.close(Close.UNAUTHORIZED, "token_expired")
+            return 0.0
+        warning = self.identity.expires_at - TOKEN_WARNING_S - now_s
+        if not self._warned and warning <= 0:
+            self._warned = True
+            self._say(protocol.TokenExpiring(max(0, round(self.identity.expires_at - now_s))))
+        self._tick_window(now)
+        due = left if self._warned else min(left, warning)
+        return min(due, self._tick_heartbeat(now, unsent))
+
+    def note_filled(self, now: float) -> None:
+        """The carrier has seen `filled`."""
+        self.filled = False
+        self._full_since = now
+
+    def _tick_window(self, now: float) -> None:
+        if self._full_since and self.window_full and now - self._full_since >= WINDOW_FULL_S:
+            self._full_since = 0.0  # said once per filling
+            text = f"{self.inflight} notifications are unacknowledged. Send ack frames; no more comes until then."
+            self._say(protocol.ErrorFrame("window_full", text))
+
+    def _tick_heartbeat(self, now: float, unsent: int) -> float:
+        limits = self.limits
+        silent = now - self.heard_at
+        if self._heartbeat and self.heard_at > self._heartbeat:
+            self._heartbeat = 0.0
+        if self._heartbeat:
+            waited = now - self._heartbeat
+            if waited >= limits.heartbeat_timeout_s and not unsent:
+                self.close(0, "")  # nobody is there to read a close frame
+            return max(0.1, limits.heartbeat_timeout_s - waited)
+        if silent >= limits.heartbeat_s:
+            self._heartbeat = now
+            self.out.append(ProtocolPing(b"heartbeat"))
+            return limits.heartbeat_timeout_s
+        return limits.heartbeat_s - silent
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def drain(self, after_ms: int) -> None:
+        """This node goes away: where to the client should come back, and when."""
+        if self.closing is None:
+            self._say(protocol.Reconnect(after_ms))
+            self.close(Close.RESTART, "draining")
+
+    def close(self, code: int, reason: str) -> None:
+        """End it; the first reason counts. Code 0: abort, without a close frame."""
+        if self.closing is None:
+            self.closing = (code, reason)
+
+    def release(self) -> None:
+        """The connection is gone."""
+        self._reopen([])
+        self.close(0, "")
+
+    def _say(self, frame: protocol.ServerFrame) -> None:
+        self.out.append(protocol.encode(frame))

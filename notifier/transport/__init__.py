@@ -1,0 +1,1 @@
+"""What the network meets: HTTP, the WebSocket handshake, frames and event streams."""

@@ -1,0 +1,78 @@
+"""From a whole request to the FastAPI application and back: what is not publishing is asked for seldom, so it may have
+a task and the price of a framework. Answers are whole too; nothing here streams.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from notifier.errors import NotifierError
+from notifier.transport.door import Door
+from notifier.transport.http import Request
+
+_log = structlog.get_logger("notifier.http")
+
+
+def run(door: Door, server_state: Any, request: Request) -> None:
+    """Start the application on `request`; it answers by `request.respond`."""
+    task = door.loop.create_task(_Call(door, request).run())
+    server_state.tasks.add(task)
+    task.add_done_callback(server_state.tasks.discard)
+
+
+class _Call:
+    """One run of the application (ASGI 3, HTTP)."""
+
+    def __init__(self, door: Door, request: Request) -> None:
+        self._door = door
+        self._request = request
+        self._status = 500
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._received = False
+
+    async def run(self) -> None:
+        request = self._request
+        path = request.path.decode("latin-1")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "GET" if request.method == "HEAD" else request.method,
+            "scheme": "http",
+            "path": path,  # still encoded: a handler decodes its parameter once, so that %2F is no separator
+            "raw_path": request.path,
+            "query_string": request.query,
+            "root_path": "",
+            "headers": request.headers,
+            "client": (request.protocol.peer, 0),
+            "server": None,
+            "state": {},
+        }
+        try:
+            await self._door.application(scope, self._receive, self._send)
+        except Exception:
+            # The path is ours by now (it has a route), but its parameters may be a client's: only the route is told.
+            _log.exception("request_failed", method=request.method)
+            request.fail(NotifierError("Something went wrong on our side. It has been logged."))
+            return
+        if request.refusal is not None and (self._status < 400 or self._status >= 500 or self._status == 422):
+            request.fail(request.refusal)
+            return
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in self._headers if pair[0] != b"content-length")
+        request.respond(self._status, b"".join(self._body), lines)
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._received:
+            return {"type": "http.disconnect"}
+        self._received = True
+        return {"type": "http.request", "body": self._request.body, "more_body": False}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._headers = list(message.get("headers", ()))
+        else:
+            self._body.append(message.get("body", b""))

@@ -1,0 +1,138 @@
+"""What every connection of this process shares: the node behind it, who may come in, and the limits."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from email.utils import formatdate
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from notifier.auth.tokens import Identity, TokenVerifier
+from notifier.clock import Clock
+from notifier.errors import NotifierError
+from notifier.hub import Carrier
+from notifier.node import Node
+from notifier.session import Limits
+from notifier.transport.origins import Origins
+from notifier.transport.wheel import Wheel
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+    from notifier.transport.http import Request
+
+_log = structlog.get_logger("notifier.door")
+
+
+class Route(Protocol):
+    """A request that is answered without ASGI."""
+
+    name: str
+
+    def admit(self, request: Request) -> int:
+        """The head has come: the most bytes that the body may have. Raises a NotifierError to refuse."""
+
+    def handle(self, request: Request) -> None:
+        """The body has come. Answers by `request.respond`, now or later."""
+
+
+class Door:
+    """One per process, made by the composition root (app.py)."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        node: Node,
+        clock: Clock,
+        verifier: TokenVerifier,
+        limits: Limits,
+        origins: Origins,
+        query_token: bool,
+        max_connections: int,
+        trusted_proxies: tuple[IPv4Network | IPv6Network, ...],
+        find_route: Callable[[bytes], Route | None],
+        max_body: int,
+    ) -> None:
+        self.loop = loop
+        self.node = node
+        self.clock = clock
+        self.verifier = verifier
+        self.limits = limits
+        self.origins = origins
+        self.query_token = query_token
+        self.max_connections = max_connections
+        self.find_route = find_route
+        self.max_body = max_body
+        self.wheel = Wheel(loop)
+        self.application: Any = None
+        self.leaving = False
+        """A signal has come: /readyz says so."""
+        self.closing = False
+        """The listener is closed: no new socket is served, requests under way end."""
+        self._trusted = trusted_proxies
+        self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._date = (0, b"")
+
+    def verify(self, token: str, done: Callable[[Identity | NotifierError], None]) -> None:
+        """Check a token of a session that is under way; a revocation counts there as well."""
+
+        def checked(result: Identity | NotifierError) -> None:
+            if isinstance(result, NotifierError):
+                done(result)
+            else:
+                self.node.admit(result, lambda state: done(state if isinstance(state, NotifierError) else result))
+
+        self.verifier.verify(token, checked)
+
+    def closed(self, carrier: Carrier, code: int, seconds: float) -> None:
+        """A connection is gone."""
+        self.node.unregister(carrier, code, seconds)
+
+    def refused(self, error: NotifierError, address: str, what: str) -> None:
+        """Count a refusal, and log it: one line per address, reason and minute, so that nobody floods the log."""
+        now = self.loop.time()
+        key = (address, error.reason)
+        if now - self._noted.get(key, -60.0) >= 60:
+            self._noted[key] = now
+            self._noted.move_to_end(key)
+            if len(self._noted) > 10_000:
+                self._noted.popitem(last=False)
+            _log.warning("refused", what=what, reason=error.reason, address=address)
+
+    def connection_id(self) -> str:
+        """An id that nobody can guess."""
+        return secrets.token_urlsafe(12)
+
+    def date(self) -> bytes:
+        """The Date header's value, made once a second (RFC 9110 §6.6.1)."""
+        now = int(self.clock.now())
+        if now != self._date[0]:
+            self._date = (now, formatdate(now, usegmt=True).encode())
+        return self._date[1]
+
+    def address(self, peer: str, forwarded: str) -> str:
+        """Whose request it is: where the peer is a trusted proxy, the last address that it forwards and that is none."""
+        if not self._trusted or not self._is_trusted(peer):
+            return peer
+        for hop in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+            try:
+                ip_address(hop)
+            except ValueError:
+                return peer
+            if not self._is_trusted(hop):
+                return hop
+            peer = hop
+        return peer
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            ip = ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in self._trusted)

@@ -1,0 +1,242 @@
+"""The opening handshake (RFC 6455 §4.2), decided inside our HTTP class: who gets a session, and how a refusal is told.
+
+malformed                           HTTP 400 / 426
+refused, no Origin                  HTTP 401 / 403 / 503 with a problem document
+refused, Origin (a browser, which   101, then at once the close frame that says why: page scripts see close codes,
+cannot see HTTP errors)             but never the status of a failed handshake
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from notifier.auth.tokens import Identity
+from notifier.engine.base import MailboxState
+from notifier.errors import (
+    BadHandshake,
+    ClientIdMismatch,
+    Draining,
+    ForbiddenOrigin,
+    NotifierError,
+    Overloaded,
+    TokenInvalid,
+    TokenMissing,
+    UpgradeRequired,
+)
+from notifier.protocol import SUBPROTOCOL, AckMode
+from notifier.session import Session
+from notifier.transport import frames
+from notifier.transport.door import Door
+from notifier.transport.http import LINGER_S, Request
+from notifier.transport.websocket import WebSocketConnection
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_ALIAS = b"/ws/notifications/"
+MAX_TOKEN = 16 * 1024
+
+
+def is_websocket_path(path: bytes) -> bool:
+    """Whether `path` speaks WebSocket."""
+    return path == b"/ws" or (path.startswith(_ALIAS) and len(path) > len(_ALIAS) and b"/" not in path[len(_ALIAS) :])
+
+
+class Hello(NamedTuple):
+    """A well-formed handshake."""
+
+    accept: bytes
+    origin: str | None
+    host: str
+    subprotocol: bool
+    token: str | None
+    ack_mode: AckMode
+    client_id: str | None
+    """From the path, where it names one."""
+    problem: NotifierError | None
+    """Well-formed, but refused already: two tokens, or an `ack` that does not exist."""
+
+
+class PlainWebSocketRoute:
+    """`/ws` asked for without an upgrade: tell what it is (RFC 9110 §15.5.22)."""
+
+    name = "ws"
+
+    def admit(self, request: Request) -> int:
+        """See Route."""
+        if not request.upgrade:
+            raise UpgradeRequired("Connect with a WebSocket client, version 13.")
+        return 0
+
+    def handle(self, request: Request) -> None:
+        """See Route."""
+        request.fail(UpgradeRequired("Connect with a WebSocket client, version 13."))
+
+
+def shake_hands(door: Door, request: Request) -> None:
+    """Decide on an upgrade request. Answers now, or when the token has been checked."""
+    request.keep_alive = False
+    address = door.address(request.protocol.peer, (request.header(b"x-forwarded-for") or b"").decode("latin-1"))
+    try:
+        hello = read(request, door.query_token)
+    except NotifierError as error:
+        door.node.metrics.handshake_refused(error.reason)
+        request.fail(error)
+        return None
+
+    def refuse(error: NotifierError) -> None:
+        door.node.metrics.handshake_refused(error.reason)
+        door.refused(error, address, "handshake")
+        _refuse(door, request, hello, error)
+
+    if hello.problem is not None:
+        return refuse(hello.problem)
+    if door.node.draining:
+        return refuse(Draining("This node is going away. Connect again: another takes over."))
+    if door.node.hub.connections >= door.max_connections:
+        return refuse(Overloaded("All connections of this node are taken. Try again later."))
+    if not door.origins.allows(hello.origin, hello.host):
+        return refuse(ForbiddenOrigin("The page's origin is not in ALLOWED_ORIGINS."))
+    if hello.token is None:
+        return refuse(TokenMissing("Bring a JWT: in Authorization: Bearer, or as the subprotocol bearer.JWT."))
+    if len(hello.token) > MAX_TOKEN:
+        return refuse(TokenInvalid("The token is over 16 KiB."))
+
+    def verified(result: Identity | NotifierError) -> None:
+        if isinstance(result, NotifierError):
+            return refuse(result)
+        if hello.client_id is not None and hello.client_id != result.client_id:
+            return refuse(ClientIdMismatch("The client_id of the path is not the one of the token."))
+        return door.node.admit(result, lambda state: opened(result, state))
+
+    def opened(identity: Identity, state: MailboxState | NotifierError) -> None:
+        if isinstance(state, NotifierError):
+            return refuse(state)
+        return _accept(door, request, hello, identity, state, address)
+
+    return door.verifier.verify(hello.token, verified)
+
+
+def read(request: Request, query_token: bool) -> Hello:
+    """What the client says in its handshake.
+
+    Raises: BadHandshake, if it is malformed.
+    """
+    if request.method != "GET":
+        raise BadHandshake("A WebSocket handshake is a GET request.")
+    if request.header(b"content-length") not in (None, b"0") or request.header(b"transfer-encoding") is not None:
+        raise BadHandshake("A WebSocket handshake has no body.")
+    if (request.header(b"upgrade") or b"").lower() != b"websocket":
+        raise UpgradeRequired("Connect with a WebSocket client, version 13.")
+    if request.header(b"sec-websocket-version") != b"13":
+        raise UpgradeRequired("Only version 13 of the protocol is spoken here.")
+    key = request.header(b"sec-websocket-key") or b""
+    try:
+        good = len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        good = False
+    if not good:
+        raise BadHandshake("Sec-WebSocket-Key is not 16 bytes in base64.")
+    host = request.header(b"host")
+    if host is None or b"," in host:
+        raise BadHandshake("The Host header is missing, or there are two.")
+    origin = request.header(b"origin")
+    offered = [part.strip() for part in (request.header(b"sec-websocket-protocol") or b"").decode("latin-1").split(",")]
+    offered = [part for part in offered if part]
+    if offered and SUBPROTOCOL not in offered:
+        raise BadHandshake(f"Offer the subprotocol {SUBPROTOCOL} beside any other: none of yours is spoken here.")
+    query = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
+    tokens = {part[7:] for part in offered if part.startswith("bearer.")}
+    scheme, _, value = (request.header(b"authorization") or b"").decode("latin-1").partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        tokens.add(value.strip())
+    if query_token:
+        tokens |= {value for name, value in query if name == "access_token" and value}
+    if len(tokens) > 1:
+        raise BadHandshake("Two tokens came that differ. Bring one.")
+    modes = [value for name, value in query if name == "ack"] or ["auto"]
+    problem = None
+    if len(modes) != 1 or modes[0] not in ("auto", "client"):
+        problem = BadAckMode("ack is `auto` or `client`.")
+    client_id = None
+    if request.path.startswith(_ALIAS):
+        client_id = unquote_to_bytes(request.path[len(_ALIAS) :]).decode("utf-8", "replace")
+    return Hello(
+        accept=base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()),
+        origin=None if origin is None else origin.decode("latin-1"),
+        host=host.decode("latin-1"),
+        subprotocol=bool(offered),
+        token=tokens.pop() if tokens else None,
+        ack_mode="client" if modes[0] == "client" else "auto",
+        client_id=client_id,
+        problem=problem,
+    )
+
+
+class BadAckMode(NotifierError):
+    """`?ack=` is neither auto nor client."""
+
+    status = 400
+    code = "bad_handshake"
+    title = "Unknown ack mode"
+    close_code = 4400
+    reason = "bad_frame"
+
+
+def _switching(hello: Hello) -> bytes:
+    chosen = b"Sec-WebSocket-Protocol: notifier.v1\r\n" if hello.subprotocol else b""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (hello.accept, chosen)
+    )
+
+
+def _accept(door: Door, request: Request, hello: Hello, identity: Identity, state: MailboxState, address: str) -> None:
+    protocol = request.protocol
+    if protocol.gone or protocol.transport.is_closing():
+        return
+    session = Session(door.connection_id(), identity, hello.ack_mode, door.limits, door.loop.time())
+    connection = WebSocketConnection(door, protocol.transport, session, address)
+    rest = protocol.take_over(connection, _switching(hello))
+    session.start(state)
+    door.node.register(connection)
+    connection.pump()
+    if rest:
+        connection.data_received(rest)
+
+
+def _refuse(door: Door, request: Request, hello: Hello, error: NotifierError) -> None:
+    protocol = request.protocol
+    if protocol.gone or protocol.transport.is_closing():
+        return
+    if hello.origin is None:
+        request.fail(error)
+        return
+    refused = RefusedConnection(door, protocol.transport)
+    protocol.take_over(refused, _switching(hello) + frames.encode_close(error.close_code, error.reason))
+
+
+class RefusedConnection(asyncio.Protocol):
+    """A browser that was told why by a close frame: gone when it has answered, or after a second."""
+
+    __slots__ = ("_heard", "_transport")
+
+    def __init__(self, door: Door, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._heard = 0
+        door.wheel.add(self, LINGER_S / 4)
+
+    def data_received(self, data: bytes) -> None:
+        """Its close frame, or bytes that it sent before it knew."""
+        self._heard += len(data)
+        if data[:1] == b"\x88":
+            self._transport.close()
+        elif self._heard > 64 * 1024:
+            self._transport.abort()
+
+    def on_timer(self, now: float) -> None:
+        """See Timed."""
+        self._transport.abort()

@@ -1,0 +1,373 @@
+"""HTTP/1.1 as we serve it (RFC 9112): a uvicorn protocol class that reads whole requests within limits and deadlines,
+then hands them on. Publishing is answered without ASGI, `/ws` becomes a WebSocket, everything else goes to the
+FastAPI application.
+
+Why not uvicorn's own class: it reads bodies and headers of any size, waits for ever for the rest of a request, and an
+upgrade costs it a second parse (docs/security.md lists what was probed). Parsing itself is httptools' (llhttp).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+
+from notifier.errors import HeadersTooLarge, NotifierError, RequestTimeout, TooLarge, UriTooLong
+from notifier.transport.door import Door, Route
+from notifier.transport.problems import BadRequest, problem
+
+MAX_HEAD = 64 * 1024
+MAX_HEADERS = 128
+MAX_URL = 16 * 1024
+REQUEST_DEADLINE_S = 10.0
+IDLE_S = 75.0
+"""How long a connection is kept between requests: longer than the pools of common HTTP clients keep theirs."""
+DRAIN_BYTES = 1024 * 1024
+"""How much of a refused body is read, and thrown away, so that the peer gets to see the answer."""
+LINGER_S = 2.0
+
+_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Request:
+    """One request, whole. `path` and `query` are as they came, not decoded; header names are lower case."""
+
+    __slots__ = (
+        "body", "headers", "keep_alive", "key", "limit", "method", "path", "protocol", "query", "refusal", "route",
+        "size", "started", "upgrade",
+    )  # fmt: skip
+
+    def __init__(self, protocol: HttpProtocol, started: float) -> None:
+        self.protocol = protocol
+        self.started = started
+        self.method = ""
+        self.path = b""
+        self.query = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = b""
+        self.size = 0
+        self.limit = 0
+        self.keep_alive = True
+        self.upgrade = False
+        self.route: Route | None = None
+        self.refusal: NotifierError | None = None
+        self.key: Any = None
+        """The API key that was accepted, where the route asks for one."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header; several of one name are joined (RFC 9110 §5.3)."""
+        found = [value for key, value in self.headers if key == name]
+        return None if not found else found[0] if len(found) == 1 else b", ".join(found)
+
+    def respond(self, status: int, body: bytes, headers: bytes = b"content-type: application/json\r\n") -> None:
+        """Answer. `headers` are whole lines. A peer that has hung up changes nothing."""
+        self.protocol.respond(self, status, body, headers)
+
+    def fail(self, error: NotifierError) -> None:
+        """Answer with the problem document of an error (RFC 9457)."""
+        status, body, headers = problem(error)
+        self.protocol.respond(self, status, body, headers)
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One connection. Requests on it are answered one after another, in the order they came (RFC 9112 §9.3)."""
+
+    __slots__ = (
+        "_busy",
+        "_current",
+        "_deadline",
+        "_door",
+        "_head_done",
+        "_head_size",
+        "_lingering",
+        "_parser",
+        "_queue",
+        "_stashed",
+        "_state",
+        "_transport",
+        "_url",
+        "peer",
+    )  # fmt: skip
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        self._door: Door = app_state["door"]
+        self._state = server_state
+        self._parser = httptools.HttpRequestParser(self)
+        self._queue: deque[Request] = deque()
+        self._current: Request | None = None
+        """The request whose bytes are arriving."""
+        self._busy: Request | None = None
+        """The request that is being answered."""
+        self._head_done = True
+        self._head_size = 0
+        self._url = b""
+        self._lingering = -1
+        self._stashed: bytes | None = None
+        """Bytes behind a handshake that is being decided."""
+
+    # -- the connection -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self._deadline = self._door.loop.time() + REQUEST_DEADLINE_S
+        self._state.connections.add(self)
+        if self._door.closing:
+            transport.abort()
+            return
+        self._door.wheel.add(self, REQUEST_DEADLINE_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        self._deadline = 0.0
+        self._queue.clear()
+        self._current = None
+
+    def _forget(self) -> None:
+        self._state.connections.discard(self)
+
+    def eof_received(self) -> bool:
+        """The peer has said all. If an answer is under way it may still want it (RFC 9112 §9.6)."""
+        return self._busy is not None or bool(self._queue)
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+    def shutdown(self) -> None:
+        """uvicorn asks to end: at once if idle, else after the answer."""
+        if self._busy is None and self._current is None and not self._queue:
+            self._transport.close()
+        elif self._busy is not None:
+            self._busy.keep_alive = False
+
+    def on_timer(self, now: float) -> float | None:
+        """See Timed: deadlines of this connection."""
+        if not self._deadline or self._transport.is_closing():
+            return None
+        if self._lingering >= 0:
+            self._transport.abort()
+            return None
+        if self._busy is not None:
+            self._deadline = now + REQUEST_DEADLINE_S
+            return REQUEST_DEADLINE_S
+        if now < self._deadline:
+            return self._deadline - now
+        if self._current is not None or self._head_size:
+            self._refuse_now(RequestTimeout("The request did not arrive whole within 10 s."))
+            return None if self._transport.is_closing() else LINGER_S
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
+        return None
+
+    # -- bytes in -----------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering >= 0:
+            self._lingering += len(data)
+            if self._lingering > DRAIN_BYTES:
+                self._transport.abort()
+            return
+        if self._stashed is not None:
+            self._stashed += data
+            if len(self._stashed) > MAX_HEAD:
+                self._transport.abort()
+            return
+        if self._head_done and not self._head_size:
+            self._deadline = self._door.loop.time() + REQUEST_DEADLINE_S
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, NotifierError):
+                self._refuse_now(cause)
+            else:
+                self._refuse_now(BadRequest("This is not HTTP/1.1 that can be understood."))
+        else:
+            if not self._head_done:
+                self._head_size += len(data)
+                if self._head_size > MAX_HEAD:
+                    self._refuse_now(HeadersTooLarge("Request line and headers may have 64 KiB together."))
+        if self._busy is None and self._queue:
+            self._next()
+
+    def on_message_begin(self) -> None:
+        self._current = Request(self, self._door.loop.time())
+        self._head_done = False
+        self._head_size = 0
+        self._url = b""
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > MAX_URL:
+            raise UriTooLong("The URL may have 16 KiB. Put data into the body.")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._current
+        assert request is not None
+        request.headers.append((name.lower(), value))
+        request.size += len(name) + len(value) + 4
+        if len(request.headers) > MAX_HEADERS or request.size + len(self._url) > MAX_HEAD:
+            raise HeadersTooLarge("A request may have 128 headers, 64 KiB together with its first line.")
+
+    def on_headers_complete(self) -> None:
+        request = self._current
+        assert request is not None
+        self._head_done = True
+        self._head_size = 0
+        request.size = 0
+        request.method = self._parser.get_method().decode("latin-1")
+        request.path, _, request.query = self._url.partition(b"?")
+        if not request.path.startswith(b"/"):  # absolute form (RFC 9112 §3.2.2)
+            try:
+                request.path = httptools.parse_url(self._url).path or b"/"
+            except httptools.HttpParserInvalidURLError:
+                raise BadRequest("The request target is not a path.") from None
+        request.keep_alive = self._parser.should_keep_alive()
+        request.upgrade = self._parser.should_upgrade()
+        request.route = self._door.find_route(request.path)
+        try:
+            request.limit = request.route.admit(request) if request.route is not None else self._door.max_body
+            length = int(request.header(b"content-length") or b"0")
+            if length > request.limit:
+                raise TooLarge(f"The body has {length} bytes, {request.limit} are allowed here.")
+        except NotifierError as error:
+            request.refusal = error
+        if request.header(b"expect") is not None and not request.upgrade:
+            if request.refusal is not None:
+                raise request.refusal
+            if self._busy is None and not self._queue:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        request = self._current
+        assert request is not None
+        request.size += len(body)
+        if request.refusal is None and request.size > request.limit:
+            request.refusal = TooLarge(f"The body is over {request.limit} bytes, the most that is allowed here.")
+        if request.refusal is None:
+            request.body += body
+        else:
+            request.body = b""
+            if request.size > DRAIN_BYTES:
+                raise request.refusal
+
+    def on_message_complete(self) -> None:
+        request = self._current
+        assert request is not None
+        if request.upgrade:
+            return  # feed_data raises HttpParserUpgrade after this
+        self._current = None
+        self._queue.append(request)
+        if self._busy is not None:
+            self._transport.pause_reading()
+
+    # -- requests out -------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        while self._queue and self._busy is None and not self._transport.is_closing():
+            request = self._busy = self._queue.popleft()
+            self._run(request)
+
+    def _run(self, request: Request) -> None:
+        try:
+            if request.route is None:
+                from notifier.transport.asgi import run
+
+                run(self._door, self._state, request)
+            elif request.refusal is not None:
+                request.fail(request.refusal)
+            else:
+                request.route.handle(request)
+        except NotifierError as error:
+            request.fail(error)
+
+    def _upgraded(self, rest: bytes) -> None:
+        """The parser has stopped: what follows the head is not HTTP, if we agree."""
+        request, self._current = self._current, None
+        if request is None:
+            return
+        from notifier.transport.handshake import is_websocket_path, shake_hands
+
+        if self._busy is not None or self._queue:
+            self._refuse_now(BadRequest("An upgrade cannot follow a request that is still being answered."))
+        elif is_websocket_path(request.path):
+            self._busy = request
+            self._stashed = rest
+            shake_hands(self._door, request)
+        elif request.header(b"content-length") not in (None, b"0") or request.header(b"transfer-encoding"):
+            self._refuse_now(BadRequest("This path does not upgrade. Send the request without an Upgrade header."))
+        else:
+            request.keep_alive = False  # an upgrade that we do not know is ignored (RFC 9110 §7.8)
+            self._queue.append(request)
+
+    def take_over(self, protocol: asyncio.Protocol, answer: bytes) -> bytes:
+        """The handshake is good: this object is done, `protocol` goes on. Returns the bytes that came meanwhile."""
+        self._transport.write(answer)
+        self._transport.set_protocol(protocol)
+        self._forget()
+        self._deadline = 0.0
+        self._busy = None
+        rest, self._stashed = self._stashed or b"", None
+        del self._parser
+        return rest
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        return self._transport
+
+    @property
+    def gone(self) -> bool:
+        """Whether the peer has hung up."""
+        return not self._deadline
+
+    def respond(self, request: Request, status: int, body: bytes, headers: bytes) -> None:
+        """Write the answer of the request that is being answered, then go on to the next one."""
+        if request is not self._busy:
+            return
+        self._busy = None
+        if self._transport.is_closing():
+            return
+        end = b"" if request.keep_alive and not self._door.closing else b"connection: close\r\n"
+        self._transport.write(
+            b"%bdate: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
+            % (_STATUS[status], self._door.date(), headers, end, len(body), b"" if request.method == "HEAD" else body)
+        )
+        if end:
+            self._linger()
+            return
+        self._deadline = self._door.loop.time() + IDLE_S
+        if self._queue:
+            self._door.loop.call_soon(self._next)
+        else:
+            self._transport.resume_reading()
+
+    def _refuse_now(self, error: NotifierError) -> None:
+        """Answer although the request has not come whole, and end the connection: what follows cannot be trusted."""
+        if self._busy is not None or self._queue:
+            self._transport.abort()  # pipelined behind a good one: the order of answers could not be kept
+            return
+        request = self._current or Request(self, 0.0)
+        self._current = None
+        request.keep_alive = False
+        self._busy = request
+        request.fail(error)
+
+    def _linger(self) -> None:
+        """The last answer is written. Closing with unread input would send RST, which can eat that answer."""
+        self._lingering = 0
+        self._deadline = self._door.loop.time() + LINGER_S
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._transport.resume_reading()
+        self._door.wheel.add(self, LINGER_S)

@@ -1,0 +1,65 @@
+"""One timer for all connections: deadlines are kept in slots, and a slot is looked at when its time comes.
+
+A timer of the event loop per connection would cost 0.9 KB each and a heap operation for every change.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, TimerHandle
+from typing import Protocol
+
+GRAIN_S = 0.25
+"""How late a deadline may be met."""
+SLICE = 500
+
+
+class Timed(Protocol):
+    """Something with deadlines."""
+
+    def on_timer(self, now: float) -> float | None:
+        """`now` is the loop's time. In how many seconds to call again, or None."""
+
+
+class Wheel:
+    """Deadlines in seconds of the loop's time. Nothing can be taken back: who is gone answers None."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._slots: dict[int, list[Timed]] = {}
+        self._next = int(loop.time() / GRAIN_S)
+        self._handle: TimerHandle | None = loop.call_later(GRAIN_S, self._turn)
+
+    def add(self, timed: Timed, delay_s: float) -> None:
+        """Call `timed.on_timer` in `delay_s` seconds, at the earliest; GRAIN_S later at the latest."""
+        slot = max(int((self._loop.time() + delay_s) / GRAIN_S) + 1, self._next)
+        held = self._slots.get(slot)
+        if held is None:
+            self._slots[slot] = [timed]
+        else:
+            held.append(timed)
+
+    def stop(self) -> None:
+        """No call any more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._slots.clear()
+
+    def _turn(self) -> None:
+        self._handle = self._loop.call_later(GRAIN_S, self._turn)
+        now = self._loop.time()
+        current = int(now / GRAIN_S)
+        due: list[Timed] = []
+        while self._next <= current:
+            due += self._slots.pop(self._next, ())
+            self._next += 1
+        if due:
+            self._run(due, now)
+
+    def _run(self, due: list[Timed], now: float) -> None:
+        for timed in due[:SLICE]:
+            again = timed.on_timer(now)
+            if again is not None:
+                self.add(timed, again)
+        if len(due) > SLICE:
+            self._loop.call_soon(self._run, due[SLICE:], now)

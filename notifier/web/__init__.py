@@ -1,0 +1,1 @@
+"""What publishers, operators and administrators ask over HTTP."""

@@ -1,0 +1,300 @@
+"""`POST /notify`, `/notify/{client_id}`, `/batch` and `/broadcast`: the routes that are answered without ASGI, because
+they are what this service is asked all day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+from msgspec import Raw
+
+from notifier import strictjson
+from notifier.auth.apikeys import ApiKeys
+from notifier.engine.base import Target
+from notifier.errors import (
+    BadJson,
+    FieldError,
+    Invalid,
+    MethodNotAllowed,
+    NotifierError,
+    TooLarge,
+    UnsupportedEncoding,
+)  # fmt: skip
+from notifier.fields import check_id
+from notifier.node import Node
+from notifier.protocol import rfc3339, transient_frame
+from notifier.transport.http import Request
+from notifier.web.publication import (
+    NotifyBody,
+    Publication,
+    TtlLimits,
+    check,
+    decode_broadcast,
+    decode_notify,
+    new_id,
+)  # fmt: skip
+from notifier.web.publishing import Answers, Publishing, Reply, encode, refusal
+
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+MAX_BATCH_ITEMS = 1_000
+_OPTIONS = ("id", "event", "ttl", "collapse_key", "receipt")
+_REPLAYED = b"content-type: application/json\r\nidempotent-replayed: true\r\n"
+_JSON = b"content-type: application/json\r\n"
+
+
+class PublishRoute:
+    """What the publish routes have in common: POST only, a key with scope `notify`, no Content-Encoding."""
+
+    name = ""
+
+    def __init__(self, publishing: Publishing, keys: ApiKeys, ttl: TtlLimits, max_body: int) -> None:
+        self._publishing = publishing
+        self._keys = keys
+        self._ttl = ttl
+        self._max_body = max_body
+
+    def admit(self, request: Request) -> int:
+        """See Route. The order of the checks is that of docs/protocol.md, Errors."""
+        if request.method != "POST":
+            raise PostOnly("Use POST.")
+        request.key = self._keys.check(request.header(b"x-api-key"), request.header(b"authorization"), "notify")
+        return self._max_body
+
+    def handle(self, request: Request) -> None:
+        """See Route."""
+        if (request.header(b"content-encoding") or b"identity").lower() != b"identity":
+            raise UnsupportedEncoding("Send the body as it is, without Content-Encoding.")
+        self._publish(request)
+
+    def _publish(self, request: Request) -> None:
+        raise NotImplementedError
+
+
+class PostOnly(MethodNotAllowed):
+    """A publish with another method."""
+
+    headers = (("Allow", "POST"),)
+
+
+def tell(request: Request) -> Callable[[Reply], None]:
+    """Answer `request` with a Reply."""
+
+    def done(reply: Reply) -> None:
+        if reply.error is not None:
+            reply.error.id = None
+            headers = "content-type: application/problem+json\r\ncache-control: no-store\r\n"
+            headers += "".join(f"{name.lower()}: {value}\r\n" for name, value in reply.error.headers)
+            request.respond(reply.status, encode(reply.body), headers.encode())
+        else:
+            request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
+
+    return done
+
+
+class Notify(PublishRoute):
+    """`POST /notify`."""
+
+    name = "notify"
+
+    def _publish(self, request: Request) -> None:
+        wait_s = _only_wait(request) if request.query else 0
+        publication = decode_notify(request.body, self._ttl, _idempotency_key(request), bool(wait_s))
+        self._publishing.run(publication, request.started, wait_s, tell(request))
+
+
+class NotifyClient(PublishRoute):
+    """`POST /notify/{client_id}`: the body is the data."""
+
+    name = "notify_client"
+
+    def _publish(self, request: Request) -> None:
+        errors: list[FieldError] = []
+        options, wait_s = _options(request, errors)
+        try:
+            client_id = unquote_to_bytes(request.path.removeprefix(b"/notify/")).decode()
+        except UnicodeDecodeError:
+            client_id = ""
+            errors.append(FieldError("client_id", "The path is not UTF-8."))
+        body = NotifyBody(data=Raw(_data(request)), client_id=client_id, **options)  # type: ignore[arg-type]
+        if errors:
+            raise Invalid("The request is not valid; errors names each field.", errors=errors)
+        publication = check(body, self._ttl, _idempotency_key(request), bool(wait_s))
+        self._publishing.run(publication, request.started, wait_s, tell(request))
+
+
+class Batch(PublishRoute):
+    """`POST /batch`: `/notify` bodies as a JSON array or as NDJSON, stored in order in one commit."""
+
+    name = "batch"
+
+    def admit(self, request: Request) -> int:
+        """See Route."""
+        super().admit(request)
+        return MAX_BATCH_BYTES
+
+    def _publish(self, request: Request) -> None:
+        if request.query:
+            name = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)[0][0]
+            raise Invalid("/batch takes no query.", errors=[FieldError(name, "Not with /batch.")])
+        body = request.body.lstrip(b" \t\r\n")
+        array = body.startswith(b"[")
+        items = _array(body) if array else [line for line in body.split(b"\n") if line.strip()]
+        if len(items) > MAX_BATCH_ITEMS:
+            raise TooLarge(f"A batch may have {MAX_BATCH_ITEMS} items, this one has {len(items)}.")
+        publications: list[Publication | NotifierError] = []
+        for at, item in enumerate(items):
+            if len(item) > self._max_body:
+                raise TooLarge(f"Item {at} has {len(item)} bytes, {self._max_body} are allowed.")
+            try:
+                publications.append(decode_notify(item, self._ttl, None, wait=False))
+            except NotifierError as error:
+                publications.append(error)
+        if sum(len(p.client_ids) for p in publications if isinstance(p, Publication) and p.many) > 1_000:
+            raise TooLarge("The client_ids of all items together may be 1,000.")
+        self._run(request, publications, array)
+
+    def _run(self, request: Request, publications: list[Publication | NotifierError], array: bool) -> None:
+        replies: list[Reply | None] = [None] * len(publications)
+        left = len(replies)
+
+        def finish() -> None:
+            rejected = 0
+            parts = []
+            for reply in replies:
+                assert reply is not None
+                if isinstance(reply.body, Answers):
+                    rejected += reply.body.rejected
+                elif reply.error is not None:
+                    rejected += 1
+                parts.append(encode({"error": reply.body} if reply.error is not None else reply.body))
+            kind = b"application/json" if array else b"application/x-ndjson"
+            answer = b"[%b]" % b",".join(parts) if array else b"".join(part + b"\n" for part in parts)
+            request.respond(200, answer, b"content-type: %b\r\nnotifier-rejected: %d\r\n" % (kind, rejected))
+
+        def collect(at: int, reply: Reply) -> None:
+            nonlocal left
+            replies[at] = reply
+            left -= 1
+            if not left:
+                finish()
+
+        if not publications:
+            return finish()
+        for at, publication in enumerate(publications):
+            if isinstance(publication, NotifierError):
+                collect(at, refusal(publication))
+            else:
+                self._publishing.run(publication, request.started, 0, lambda reply, at=at: collect(at, reply))  # type: ignore[misc]
+        return None
+
+
+class Broadcast(PublishRoute):
+    """`POST /broadcast`: to every connection, nothing is stored."""
+
+    name = "broadcast"
+
+    def __init__(self, publishing: Publishing, keys: ApiKeys, ttl: TtlLimits, max_body: int, node: Node) -> None:
+        super().__init__(publishing, keys, ttl, max_body)
+        self._node = node
+
+    def _publish(self, request: Request) -> None:
+        data, event = decode_broadcast(request.body)
+        now_ms = self._node.clock.now_ms()
+        id = new_id(now_ms)
+        handed = self._node.send_transient(Target(), transient_frame(id, event, data, now_ms))
+        self._node.metrics.published("sent" if handed.taken else "dropped")
+        body = {"id": id, "connections": handed.connections, "accepted_at": rfc3339(now_ms)}
+        request.respond(202, encode(body))
+
+
+def _idempotency_key(request: Request) -> str | None:
+    """draft-ietf-httpapi-idempotency-key-header §2.1: a quoted string; the bare text is taken as well."""
+    value = request.header(b"idempotency-key")
+    if value is None:
+        return None
+    text = value.decode("latin-1").strip()
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    if wrong := check_id(text):
+        raise Invalid("The Idempotency-Key is not valid.", errors=[FieldError("Idempotency-Key", wrong)])
+    return text
+
+
+def _query(request: Request) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(request.query.decode("latin-1"), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise Invalid("The query is not UTF-8.", errors=[FieldError("", "Percent-encode UTF-8.")]) from None
+
+
+def _only_wait(request: Request) -> int:
+    errors: list[FieldError] = []
+    wait_s = 0
+    for name, value in _query(request):
+        if name == "wait":
+            wait_s = _wait(value, errors)
+        else:
+            errors.append(FieldError(name, "There is no such parameter. There is: wait."))
+    if errors:
+        raise Invalid("The request is not valid; errors names each field.", errors=errors)
+    return wait_s
+
+
+def _wait(value: str, errors: list[FieldError]) -> int:
+    if value.isascii() and value.isdigit() and len(value) <= 3 and 1 <= int(value) <= 30:
+        return int(value)
+    errors.append(FieldError("wait", "From 1 to 30 whole seconds."))
+    return 0
+
+
+def _options(request: Request, errors: list[FieldError]) -> tuple[dict[str, object], int]:
+    options: dict[str, object] = {}
+    wait_s = 0
+    for name, value in _query(request):
+        if name in options:
+            errors.append(FieldError(name, "Given twice."))
+        elif name == "wait":
+            wait_s = _wait(value, errors)
+        elif name not in _OPTIONS:
+            errors.append(FieldError(name, f"There is no such parameter. There are: {', '.join(_OPTIONS)}, wait."))
+        elif name == "ttl":
+            if value.isascii() and value.isdigit() and len(value) <= 15:
+                options[name] = int(value)
+            else:
+                errors.append(FieldError(name, "Must be a whole number of seconds, 0 or more."))
+        elif name == "receipt":
+            if value in ("true", "false"):
+                options[name] = value == "true"
+            else:
+                errors.append(FieldError(name, "Must be true or false."))
+        else:
+            options[name] = value
+    return options, wait_s
+
+
+def _data(request: Request) -> bytes:
+    """The body as JSON text: parsed, or made a string (docs/protocol.md, `POST /notify/{client_id}`)."""
+    body = request.body
+    kind = (request.header(b"content-type") or b"").split(b";")[0].strip().lower()
+    start = body.lstrip(b" \t\r\n")[:1]
+    if not start:
+        raise Invalid("The body is empty.", errors=[FieldError("data", "Send the data as the body.")])
+    if kind == b"application/json" or (kind != b"text/plain" and start in (b"{", b"[", b'"')):
+        strictjson.parse(body)
+        return body.strip(b" \t\r\n")
+    try:
+        return msgspec.json.encode(body.decode())
+    except UnicodeDecodeError:
+        raise BadJson("The text is not UTF-8.") from None
+
+
+_items = msgspec.json.Decoder(list[Raw])
+
+
+def _array(body: bytes) -> list[bytes]:
+    try:
+        return [bytes(item) for item in _items.decode(body)]
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadJson(f"The array does not parse: {error}.") from None

@@ -1,0 +1,201 @@
+"""What a publisher may say, decoded and checked: from the bytes of a request to a `Publication`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from notifier import strictjson
+from notifier.errors import BadJson, FieldError, Invalid
+from notifier.fields import check_client_id, check_collapse_key, check_event, check_id
+
+MAX_RECIPIENTS = 1_000
+
+
+class NotifyBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The body of `POST /notify`. Exactly one of `client_id`, `client_ids`, `group`; `data` is any JSON."""
+
+    data: Raw
+    client_id: str | UnsetType = UNSET
+    client_ids: list[str] | UnsetType = UNSET
+    group: str | UnsetType = UNSET
+    id: str | UnsetType = UNSET
+    event: str | UnsetType = UNSET
+    ttl: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    collapse_key: str | UnsetType = UNSET
+    receipt: bool | UnsetType = UNSET
+
+
+class BroadcastBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The body of `POST /broadcast`."""
+
+    data: Raw
+    event: str | UnsetType = UNSET
+
+
+class Publication(NamedTuple):
+    """A valid publish. `id` is None where the server is to make one; `ttl` seconds."""
+
+    client_ids: tuple[str, ...]
+    group: str | None
+    data: bytes
+    id: str | None
+    event: str | None
+    ttl: int
+    collapse_key: str | None
+    receipt: bool
+    many: bool
+    """The recipients came as `client_ids`, so the answer is a list."""
+
+
+class TtlLimits(NamedTuple):
+    """Seconds."""
+
+    default: int
+    maximum: int
+
+
+_notify = msgspec.json.Decoder(NotifyBody)
+_broadcast = msgspec.json.Decoder(BroadcastBody)
+_KINDS: dict[str, tuple[type, str]] = {
+    "client_id": (str, "a string"),
+    "client_ids": (list, "a list of strings"),
+    "group": (str, "a string"),
+    "id": (str, "a string"),
+    "event": (str, "a string"),
+    "ttl": (int, "a whole number of seconds, 0 or more"),
+    "collapse_key": (str, "a string"),
+    "receipt": (bool, "true or false"),
+}
+
+
+def decode_notify(body: bytes, ttl: TtlLimits, idempotency_key: str | None, wait: bool) -> Publication:
+    """The publication in a `/notify` body. Raises: BadJson, Invalid."""
+    parsed: NotifyBody = _decode(_notify, body, _KINDS)
+    return check(parsed, ttl, idempotency_key, wait)
+
+
+def decode_broadcast(body: bytes) -> tuple[bytes, str | None]:
+    """Data and event of a `/broadcast` body. Raises: BadJson, Invalid."""
+    parsed: BroadcastBody = _decode(_broadcast, body, {"event": _KINDS["event"]})
+    event = None if parsed.event is UNSET else parsed.event
+    if event is not None and (wrong := check_event(event)):
+        raise Invalid("The broadcast is not valid.", errors=[FieldError("event", wrong)])
+    return bytes(parsed.data), event
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes, kinds: Mapping[str, tuple[type, str]]) -> Any:
+    try:
+        parsed = decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _explain(strictjson.parse(body), kinds) from None
+    data = bytes(parsed.data)  # a Raw keeps the whole request alive, and its UTF-8 is not checked
+    parsed.data = Raw(data)
+    strictjson.check(body if body.count(b"[") + body.count(b"{") > strictjson.MAX_DEPTH else data)
+    strictjson.check_keys(body, [name for name in parsed.__struct_fields__ if getattr(parsed, name) is not UNSET])
+    return parsed
+
+
+def _explain(value: Any, kinds: Mapping[str, tuple[type, str]]) -> Invalid | BadJson:
+    """The body is JSON, but not of the right shape: every field that is wrong, not only the first."""
+    if type(value) is not dict:
+        return Invalid("The body is not an object.", errors=[FieldError("", "Send one JSON object.")])
+    errors = [
+        FieldError(name, f"There is no such field. There are: data, {', '.join(kinds)}.")
+        for name in value
+        if name != "data" and name not in kinds
+    ]
+    if "data" not in value:
+        errors.append(FieldError("data", "Required: any JSON value."))
+    for name, (kind, text) in kinds.items():
+        if name not in value:
+            continue
+        given = value[name]
+        good = type(given) is kind
+        if name == "ttl":
+            good = good and given >= 0
+        if name == "client_ids":
+            good = good and all(type(item) is str for item in given)
+        if not good:
+            errors.append(FieldError(name, f"Must be {text}."))
+    return Invalid("The request is not valid; errors names each field.", errors=errors or [FieldError("", "Invalid.")])
+
+
+def check(body: NotifyBody, ttl: TtlLimits, idempotency_key: str | None, wait: bool) -> Publication:
+    """Every rule that goes beyond types. Raises: Invalid, with all that is wrong."""
+    errors: list[FieldError] = []
+    recipients, group = _recipients(body, errors)
+    seconds = ttl.default if body.ttl is UNSET else body.ttl
+    if group is not None:
+        if body.ttl is not UNSET and body.ttl != 0:
+            errors.append(FieldError("ttl", "A group takes ttl 0 only: nothing is stored for it."))
+        seconds = 0
+    if seconds > ttl.maximum:
+        errors.append(FieldError("ttl", f"At most {ttl.maximum} seconds (TTL_MAX_SECONDS)."))
+    id = None if body.id is UNSET else body.id
+    if idempotency_key is not None:
+        if id is not None and id != idempotency_key:
+            errors.append(FieldError("id", "Differs from the Idempotency-Key header. Give one of them."))
+        id = idempotency_key
+    event = None if body.event is UNSET else body.event
+    key = None if body.collapse_key is UNSET else body.collapse_key
+    for name, value, rule in (
+        ("id", id, check_id),
+        ("event", event, check_event),
+        ("collapse_key", key, check_collapse_key),
+    ):
+        if value is not None and (wrong := rule(value)):
+            errors.append(FieldError(name, wrong))
+    receipt = body.receipt is True
+    if seconds == 0:
+        for name, given in (("collapse_key", key is not None), ("receipt", receipt), ("wait", wait)):
+            if given:
+                errors.append(FieldError(name, "Not with ttl 0: such a notification is not stored."))
+    if wait and (len(recipients) != 1 or body.client_ids is not UNSET):
+        errors.append(FieldError("wait", "Only with one client_id."))
+    if errors:
+        raise Invalid("The request is not valid; errors names each field.", errors=errors)
+    many = body.client_ids is not UNSET
+    return Publication(recipients, group, bytes(body.data), id, event, seconds, key, receipt, many)
+
+
+def _recipients(body: NotifyBody, errors: list[FieldError]) -> tuple[tuple[str, ...], str | None]:
+    given = [name for name in ("client_id", "client_ids", "group") if getattr(body, name) is not UNSET]
+    if len(given) != 1:
+        errors.append(FieldError(given[1] if given else "client_id", "Exactly one of client_id, client_ids, group."))
+        return (), None
+    if body.client_id is not UNSET:
+        if wrong := check_client_id(body.client_id):
+            errors.append(FieldError("client_id", wrong))
+        return (body.client_id,), None
+    if body.group is not UNSET:
+        if wrong := check_client_id(body.group):
+            errors.append(FieldError("group", wrong))
+        return (), body.group
+    assert body.client_ids is not UNSET
+    if not 1 <= len(body.client_ids) <= MAX_RECIPIENTS:
+        errors.append(FieldError("client_ids", f"From 1 to {MAX_RECIPIENTS} client_ids."))
+    elif len(set(body.client_ids)) != len(body.client_ids):
+        errors.append(FieldError("client_ids", "A client_id appears twice."))
+    for at, client_id in enumerate(body.client_ids):
+        if wrong := check_client_id(client_id):
+            errors.append(FieldError(f"client_ids[{at}]", wrong))
+            break
+    return tuple(body.client_ids), None
+
+
+_pool = b""
+
+
+def new_id(now_ms: int) -> str:
+    """A UUIDv7 (RFC 9562 §5.7): it grows with time, so that ids are stored side by side."""
+    global _pool  # a system call per id is what this saves
+    if len(_pool) < 10:
+        _pool = os.urandom(4000)
+    bits, _pool = int.from_bytes(_pool[:10]), _pool[10:]
+    digits = f"{now_ms:012x}7{bits & 0xFFF:03x}{0x8000 | bits >> 12 & 0x3FFF:04x}{bits >> 26 & 0xFFFFFFFFFFFF:012x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,0 +1,234 @@
+"""Running a publish and telling honestly what became of it: shared by every way to publish."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from notifier.clock import Clock
+from notifier.engine.base import AckedBy, Appended, Draft, Duplicate, Outcome, State, Target
+from notifier.errors import NotifierError
+from notifier.node import Node
+from notifier.protocol import rfc3339, transient_frame
+from notifier.transport.problems import document
+from notifier.web.publication import Publication, new_id
+
+Status = Literal["sent", "queued", "dropped", "delivered", "expired", "collapsed", "purged"]
+
+
+class Answer(msgspec.Struct, omit_defaults=True, gc=False):
+    """What a publisher is told of one notification for one client. Times are RFC 3339."""
+
+    id: str
+    status: Status
+    client_id: str | None = None
+    seq: int | None = None
+    connections: int | None = None
+    accepted_at: str | None = None
+    expires_at: str | None = None
+    acked_by: AckedBy | None = None
+    duplicate: bool = False
+    waited: bool = True
+    group: str | None = None
+
+
+class Answers(msgspec.Struct):
+    """What a publisher is told of `client_ids`."""
+
+    accepted: int
+    rejected: int
+    results: list[Any]
+
+
+class Reply(msgspec.Struct, gc=False):
+    """An answer and how HTTP tells it; `error` where it was refused."""
+
+    status: int
+    body: Any
+    replayed: bool = False
+    error: NotifierError | None = None
+
+
+encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+class Publishing:
+    """Runs publications on a node. `done` is called once with the Reply."""
+
+    def __init__(self, node: Node, clock: Clock, loop: AbstractEventLoop) -> None:
+        self._node = node
+        self._clock = clock
+        self._loop = loop
+        self._waits: set[_Wait] = set()
+
+    def run(self, publication: Publication, started: float, wait_s: int, done: Callable[[Reply], None]) -> None:
+        """Publish to every recipient; answer when all of it is durable, or settled where `wait_s` asks for that."""
+        if not publication.many:
+            client_id = publication.client_ids[0] if publication.client_ids else None
+            return self._one(publication, client_id, started, wait_s, done)
+        replies: list[Reply | None] = [None] * len(publication.client_ids)
+        left = len(replies)
+
+        def collect(at: int, reply: Reply) -> None:
+            nonlocal left
+            replies[at] = reply
+            left -= 1
+            if not left:
+                done(_together(publication, [reply for reply in replies if reply is not None]))
+
+        for at, client_id in enumerate(publication.client_ids):
+            self._one(publication, client_id, started, 0, lambda reply, at=at: collect(at, reply))  # type: ignore[misc]
+        return None
+
+    def _one(
+        self, p: Publication, client_id: str | None, started: float, wait_s: int, done: Callable[[Reply], None]
+    ) -> None:
+        now_ms = self._clock.now_ms()
+        id = p.id or new_id(now_ms)
+        if not p.ttl:
+            return done(self._transient(p, client_id, id, now_ms))
+        assert client_id is not None
+        draft = Draft(client_id, id, p.data, p.ttl, p.event, p.collapse_key, p.receipt, p.id is None)
+
+        def stored(outcome: Outcome) -> None:
+            if type(outcome) is Appended:
+                seconds = self._loop.time() - started
+                reply = self._appended(draft, outcome)
+                self._node.metrics.published(reply.body.status, seconds)
+            elif type(outcome) is Duplicate:
+                self._node.metrics.published("duplicate")
+                reply = self._duplicate(draft, outcome)
+            else:
+                assert isinstance(outcome, NotifierError)
+                self._node.metrics.published(outcome.code)
+                return done(refusal(outcome, id))
+            if wait_s and reply.body.status in ("sent", "queued"):
+                return self._wait(draft, reply, wait_s, done)
+            return done(reply)
+
+        return self._node.publish(draft, stored)
+
+    def _appended(self, draft: Draft, outcome: Appended) -> Reply:
+        return Reply(
+            202,
+            Answer(
+                draft.id,
+                "sent" if outcome.taken else "queued",
+                draft.client_id,
+                outcome.seq,
+                outcome.connections,
+                rfc3339(outcome.accepted_ms),
+                rfc3339(outcome.expires_ms),
+            ),
+        )
+
+    def _duplicate(self, draft: Draft, outcome: Duplicate) -> Reply:
+        status: Status
+        if outcome.state == "pending":
+            status = "sent" if self._node.in_flight(draft.client_id, outcome.seq) else "queued"
+        else:
+            status = outcome.state
+        answer = Answer(
+            draft.id,
+            status,
+            draft.client_id,
+            outcome.seq,
+            expires_at=rfc3339(outcome.expires_ms),
+            acked_by=outcome.acked_by,
+            duplicate=True,
+        )
+        return Reply(200, answer, replayed=True)
+
+    def _transient(self, p: Publication, client_id: str | None, id: str, now_ms: int) -> Reply:
+        target = Target(client_id=client_id, group=p.group)
+        handed = self._node.send_transient(target, transient_frame(id, p.event, p.data, now_ms))
+        status: Status = "sent" if handed.taken else "dropped"
+        self._node.metrics.published(status)
+        answer = Answer(id, status, client_id, None, handed.connections, rfc3339(now_ms), group=p.group)
+        return Reply(202, answer)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
+    def _wait(self, draft: Draft, reply: Reply, wait_s: int, done: Callable[[Reply], None]) -> None:
+        wait = _Wait(self, draft, reply, done)
+        forget = self._node.wait(draft.client_id, reply.body.seq, wait.resolved)
+        if forget is None:
+            reply.body.waited = False
+            return done(reply)
+        self._waits.add(wait)
+        wait.begin(forget, self._loop.call_later(wait_s, wait.over))
+        return None
+
+    def forget(self, wait: _Wait) -> None:
+        """It was answered."""
+        self._waits.discard(wait)
+
+    def present_status(self, draft: Draft, seq: int) -> Status:
+        """Of mail that is still pending."""
+        return "sent" if self._node.in_flight(draft.client_id, seq) else "queued"
+
+    def answer_waiting(self) -> None:
+        """The node drains: everybody who waits is told how it stands."""
+        for wait in list(self._waits):
+            wait.over()
+
+
+class _Wait:
+    """A publisher that waits for its notification to be settled."""
+
+    def __init__(self, publishing: Publishing, draft: Draft, reply: Reply, done: Callable[[Reply], None]) -> None:
+        self._publishing = publishing
+        self._draft = draft
+        self._reply = reply
+        self._done = done
+
+    def begin(self, forget: Callable[[], None], timer: TimerHandle) -> None:
+        self._forget = forget
+        self._timer = timer
+
+    def resolved(self, state: State, acked_by: AckedBy | None) -> None:
+        """It has come to an end."""
+        assert state != "pending"
+        self._timer.cancel()
+        self._reply.status = 200
+        self._reply.body.status = state
+        self._reply.body.acked_by = acked_by
+        self._finish()
+
+    def over(self) -> None:
+        """The time is over, or the node drains."""
+        self._timer.cancel()
+        self._forget()
+        self._reply.body.status = self._publishing.present_status(self._draft, self._reply.body.seq)
+        self._reply.status = 202
+        self._finish()
+
+    def _finish(self) -> None:
+        self._publishing.forget(self)
+        self._done(self._reply)
+
+
+def refusal(error: NotifierError, id: str | None = None) -> Reply:
+    """A publish that was refused; with the id to retry with, where one was made."""
+    body = document(error)
+    if id is not None:
+        body["id"] = id
+    return Reply(error.status, body, error=error)
+
+
+def _together(publication: Publication, replies: list[Reply]) -> Reply:
+    results = []
+    first_error = None
+    for client_id, reply in zip(publication.client_ids, replies, strict=True):
+        if reply.error is None:
+            results.append(reply.body)
+        else:
+            first_error = first_error or reply.error
+            results.append({"client_id": client_id, "error": reply.body})
+    rejected = sum(reply.error is not None for reply in replies)
+    accepted = len(replies) - rejected
+    status = first_error.status if first_error is not None and not accepted else 202
+    return Reply(status, Answers(accepted, rejected, results))
