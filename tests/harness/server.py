@@ -30,7 +30,11 @@ from typing import Any, ClassVar, Self
 import jwt
 
 ROOT = Path(__file__).resolve().parents[2]
-_PDEATHSIG = "import ctypes,os,sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+_GUARD = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if sys.argv[1] in ("prefix", str(os.getppid())): os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class StartError(AssertionError):
@@ -67,8 +71,14 @@ class Server:
         self.key = secrets.token_urlsafe(32)
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = directory / "server.log"
-        program = [str(Path(sys.executable).with_name("notifier"))] if command is None else list(command)
-        self._argv = [*_dies_with_parent(), *prefix, *(_dies_with_parent() if prefix else ()), *program, *argv]
+        program = _program() if command is None else list(command)
+        self._argv = [
+            *_dies_with_parent(os.getpid()),
+            *prefix,
+            *(_dies_with_parent() if prefix else ()),
+            *program,
+            *argv,
+        ]
         defaults: dict[str, object] = {"NOTIFIER_PORT": self.port}
         if tuple(argv) != ("dev",):  # dev makes its own secrets and its own database
             defaults |= {
@@ -94,7 +104,7 @@ class Server:
     # --- life -------------------------------------------------------------------------------------------------
 
     def spawn(self) -> Self:
-        """Start the process and return at once."""
+        """Start the process and return at once. Not from a thread that ends: its end counts as the parent's death."""
         assert self.process is None or self.process.poll() is not None, "the server runs already"
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -235,6 +245,13 @@ class Server:
         return {name: float(value) for name, value in samples}
 
 
+def _program() -> list[str]:
+    """The installed command, or the one whose wakes go wrong (chaos_server.py)."""
+    if os.environ.get("WAKE_CHAOS"):
+        return [sys.executable, "-m", "tests.harness.chaos_server"]
+    return [str(Path(sys.executable).with_name("notifier"))]
+
+
 def free_port() -> int:
     """A free port below the ephemeral range.
 
@@ -250,11 +267,13 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def _dies_with_parent() -> list[str]:
+def _dies_with_parent(parent: int | None = None) -> list[str]:
     """A command in front that asks for SIGKILL on the parent's death (PR_SET_PDEATHSIG survives exec).
 
+    The parent may die before that was asked for: then the parent is another one, and nothing is started.
     Not a preexec_fn: that forks a process with threads, which newer Pythons warn about.
     """
     if setpriv := shutil.which("setpriv"):
-        return [setpriv, "--pdeathsig", "KILL"]
-    return [sys.executable, "-ISc", _PDEATHSIG]
+        guard = [] if parent is None else ["sh", "-c", f'[ $PPID = {parent} ] && exec "$@"', "sh"]
+        return [setpriv, "--pdeathsig", "KILL", *guard]
+    return [sys.executable, "-ISc", _GUARD, str(parent or "prefix")]
