@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from traceback import extract_tb
 from typing import TYPE_CHECKING, cast
+
+import structlog
 
 from notifier.engine.base import Notification
 from notifier.errors import NotifierError
@@ -15,6 +18,8 @@ from notifier.transport.frames import FrameError, FrameReader
 if TYPE_CHECKING:
     from notifier.auth.tokens import Identity
     from notifier.transport.door import Door
+
+_log = structlog.get_logger("notifier.websocket")
 
 HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
@@ -73,6 +78,8 @@ class WebSocketConnection(asyncio.Protocol):
                     break
         except FrameError as error:
             session.close(error.code, error.reason)
+        except Exception as error:  # a defect of ours costs this connection, and no other
+            return self._broken(error)
         return self.pump()
 
     def _peer_closes(self, payload: bytes) -> None:
@@ -118,24 +125,27 @@ class WebSocketConnection(asyncio.Protocol):
         """Write what the session says, and do what it asks for."""
         if self._closed_code:
             return
-        session, node = self.session, self._door.node
-        session.flush_settled()
-        if session.out:
-            out, session.out = session.out, []
-            self._write(_encode(out[0]) if len(out) == 1 else b"".join(map(_encode, out)))
-        if session.ack is not None:
-            ack, session.ack = session.ack, None
-            node.acknowledge(self, ack)
-        if session.verify is not None:
-            token, session.verify = session.verify, None
-            self._door.verify(token, self._verified)
-        if session.filled:
-            session.note_filled(self._door.loop.time())
-            self._door.wheel.add(_Look(self), WINDOW_FULL_S)
-        if session.closing is not None:
-            self._close(*session.closing)
-        elif session.wants:
-            node.read(self)
+        try:
+            session, node = self.session, self._door.node
+            session.flush_settled()
+            if session.out:
+                out, session.out = session.out, []
+                self._write(_encode(out[0]) if len(out) == 1 else b"".join(map(_encode, out)))
+            if session.ack is not None:
+                ack, session.ack = session.ack, None
+                node.acknowledge(self, ack)
+            if session.verify is not None:
+                token, session.verify = session.verify, None
+                self._door.verify(token, self._verified)
+            if session.filled:
+                session.note_filled(self._door.loop.time())
+                self._door.wheel.add(_Look(self), WINDOW_FULL_S)
+            if session.closing is not None:
+                self._close(*session.closing)
+            elif session.wants:
+                node.read(self)
+        except Exception as error:
+            self._broken(error)
 
     def _verified(self, result: Identity | NotifierError) -> None:
         if self._closed_code:
@@ -164,6 +174,17 @@ class WebSocketConnection(asyncio.Protocol):
         self._door.wheel.add(_Linger(self), LINGER_S)
         return None
 
+    def _broken(self, error: Exception) -> None:
+        """What went wrong goes to the log, without the error's text: that may hold what a client sent."""
+        _log.error(
+            "defect",
+            error=type(error).__name__,
+            at=[f"{f.filename}:{f.lineno}" for f in extract_tb(error.__traceback__)],
+        )
+        self.session.close(Close.INTERNAL, "internal")
+        if not self._closed_code:
+            self._close(Close.INTERNAL, "internal")
+
     def _cut_off(self) -> None:
         self._door.node.metrics.slow_consumer()
         self.abort()
@@ -179,7 +200,11 @@ class WebSocketConnection(asyncio.Protocol):
         """See Timed."""
         if self._closed_code:
             return None
-        again = self.session.tick(now, self._door.clock.now(), self._transport.get_write_buffer_size())
+        try:
+            again = self.session.tick(now, self._door.clock.now(), self._transport.get_write_buffer_size())
+        except Exception as error:
+            self._broken(error)
+            return None
         self.pump()
         return None if self._closed_code else again
 
