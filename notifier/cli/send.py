@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -136,17 +137,22 @@ def _lines() -> Iterator[tuple[int, bytes] | None]:
     waiting: queue.Queue[tuple[int, bytes] | None] = queue.Queue(maxsize=2 * _CHUNK_ITEMS)
 
     def read() -> None:
+        # Not through sys.stdin: a thread that still waits in it when the command ends would crash the interpreter.
+        rest, number = b"", 0
         try:
-            for number, line in enumerate(sys.stdin.buffer, start=1):
-                if line.strip():
+            while piece := os.read(sys.stdin.fileno(), 65536):
+                *lines, rest = (rest + piece).split(b"\n")
+                for number, line in enumerate(lines, start=number + 1):  # noqa: B020 - counts on from the last piece
                     waiting.put((number, line))
+            waiting.put((number + 1, rest))
         finally:
             waiting.put(None)
 
     # A daemon: the command may end (the server refuses) while standard input stays open.
     threading.Thread(target=read, daemon=True).start()
     while (item := waiting.get()) is not None:
-        yield item
+        if item[1].strip():
+            yield item
         if waiting.empty():
             yield None
 

@@ -147,7 +147,7 @@ class Publisher:
 
     def batch(self, items: Iterable[Mapping[str, Any]]) -> list[Body]:
         """Publish up to 1,000 in one request; an answer or an `error` for each, in the order given."""
-        return cast("list[Body]", _content(self._send(self._calls.batch(items))))
+        return _lines(self._send(self._calls.batch(items)))
 
     def broadcast(self, data: Any, event: str | None = None) -> Body:
         """Publish to every connection, now; nothing is stored."""
@@ -158,7 +158,7 @@ class Publisher:
         return self._answer(self._calls.receipt(id, client_id))
 
     def _answer(self, call: _Call) -> Body:
-        return cast(Body, _content(self._send(call)))
+        return _object(self._send(call))
 
     def _send(self, call: _Call) -> httpx2.Response:
         conversation = self._calls.conversation(call)
@@ -206,7 +206,7 @@ class AsyncPublisher:
         return await self._answer(self._calls.notify({"group": group}, data, options, None))
 
     async def batch(self, items: Iterable[Mapping[str, Any]]) -> list[Body]:
-        return cast("list[Body]", _content(await self._send(self._calls.batch(items))))
+        return _lines(await self._send(self._calls.batch(items)))
 
     async def broadcast(self, data: Any, event: str | None = None) -> Body:
         return await self._answer(self._calls.broadcast(data, event))
@@ -215,7 +215,7 @@ class AsyncPublisher:
         return await self._answer(self._calls.receipt(id, client_id))
 
     async def _answer(self, call: _Call) -> Body:
-        return cast(Body, _content(await self._send(call)))
+        return _object(await self._send(call))
 
     async def _send(self, call: _Call) -> httpx2.Response:
         conversation = self._calls.conversation(call)
@@ -254,15 +254,23 @@ def _arguments(call: _Call) -> dict[str, Any]:
     return arguments
 
 
-def _content(response: httpx2.Response) -> Any:
+def _answers(response: httpx2.Response, texts: list[bytes]) -> list[Body]:
     if not 200 <= response.status_code < 300:
         raise Refused.from_body(response.status_code, response.content)
     try:
-        return msgspec.json.decode(response.content)
+        return [msgspec.json.decode(text, type=dict[str, Any]) for text in texts]
     except msgspec.DecodeError as failure:
-        raise Refused(
-            response.status_code, {"detail": "the answer is not JSON: is this a Notifier server?"}
-        ) from failure
+        problem = {"detail": "the answer is not what a Notifier server would say: check the URL"}
+        raise Refused(response.status_code, problem) from failure
+
+
+def _object(response: httpx2.Response) -> Body:
+    return _answers(response, [response.content])[0]
+
+
+def _lines(response: httpx2.Response) -> list[Body]:
+    """NDJSON: a batch is answered in the form in which it was sent."""
+    return _answers(response, [line for line in response.content.split(b"\n") if line])
 
 
 def _retry_after(response: httpx2.Response) -> float:

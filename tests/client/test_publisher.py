@@ -80,7 +80,7 @@ def test_what_a_retry_would_not_change_is_not_retried(status: int) -> None:
 
 
 def test_a_batch_is_ndjson_with_an_id_for_each_that_is_stored() -> None:
-    answered = (200, [{"status": "queued"}, {"error": {"code": "x"}}], {})
+    answered = (200, b'{"status":"queued"}\n{"error":{"code":"x"}}\n', {"Content-Type": "application/x-ndjson"})
     with http_server(answered) as server, Publisher(server.url, "secret") as publisher:
         answers = publisher.batch([{"client_id": "a", "data": 1}, {"client_id": "b", "data": 2, "ttl": 0}])
     (sent,) = server.requests
@@ -112,13 +112,13 @@ def test_an_answer_that_is_not_json_is_named() -> None:
     with (
         http_server((200, b"<html>", {})) as server,
         Publisher(server.url, "k") as publisher,
-        pytest.raises(Refused, match="is this a Notifier server"),
+        pytest.raises(Refused, match="check the URL"),
     ):
         publisher.notify("alice", 1)
 
 
 async def test_the_asynchronous_publisher_does_the_same() -> None:
-    with http_server(NOT_NOW, ACCEPTED, (200, [], {}), ACCEPTED, ACCEPTED, ACCEPTED, (200, {}, {})) as server:
+    with http_server(NOT_NOW, ACCEPTED, (200, b"", {}), ACCEPTED, ACCEPTED, ACCEPTED, (200, {}, {})) as server:
         async with AsyncPublisher(server.url, "k") as publisher:
             assert (await publisher.notify("alice", 1))["status"] == "queued"
             assert await publisher.batch([]) == []
