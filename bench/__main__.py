@@ -54,6 +54,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     machine.raise_file_limit()
     say("looking at the machine")
     conditions = machine.conditions()
+    if conditions["load_average_before"] > 0.5:
+        say(f"the machine is busy (load average {conditions['load_average_before']}): figures will be too low")
     steal = machine.Steal()
     try:
         for number in range(1, runs + 1):

@@ -7,7 +7,6 @@ import resource
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -100,7 +99,7 @@ def conditions() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu_model(),
         "kernel": platform.release(),
-        "python_implementation": sys.implementation.name,
+        "load_average_before": round(os.getloadavg()[0], 2),
         "fsync_ms": fsync_ms(),
         "payload_bytes": len(DATA.replace("@T", "0" * 16)),
         "versions": versions,

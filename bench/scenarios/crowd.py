@@ -7,6 +7,7 @@ from bench.scenarios.base import ALL_SERVERS, Metric, Outcome, Scale, Scenario, 
 
 RATE = 1_000
 PUBLISHERS = 50
+HEARTBEAT = 25
 
 
 def connect(server: Server, scale: Scale) -> Outcome:
@@ -61,7 +62,10 @@ def idle(server: Server, scale: Scale) -> Outcome:
     open_files_needed(scale.crowd)
     with running(server) as run:
         report = load(run, connections=scale.crowd, hold=scale.idle_seconds)
-        return outcome(report, {"core_percent": report["hold_server_cpu"] * 100, "pongs": report["hold_pongs"]})
+        result = outcome(report, {"core_percent": report["hold_server_cpu"] * 100, "pongs": report["hold_pongs"]})
+        if scale.idle_seconds > HEARTBEAT and not report["hold_pongs"]:
+            result.problems.append("no heartbeat was seen")
+        return result
 
 
 CROWD = (
