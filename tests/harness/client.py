@@ -7,7 +7,7 @@ async with Client(server, "alice", ack="client") as alice:
     await alice.next(type="settled")
 """
 
-# ruff: noqa: ASYNC109, N818 (a timeout per wait is what tests want; Closed and Refused are outcomes, no errors)
+# ruff: noqa: ASYNC109 (a timeout per wait is what tests want; Closed and Refused are outcomes, no errors)
 from __future__ import annotations
 
 import asyncio

@@ -89,7 +89,7 @@ class Server:
                 "NOTIFIER_LOG_FORMAT": "json",
             }
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("NOTIFIER_")}
-        self.environ |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | dict(environ or {})
+        self.environ |= {"PYTHONPATH": str(ROOT)} | dict(environ or {})
         self.set(**(defaults | settings))
 
     def set(self, **settings: object) -> None:

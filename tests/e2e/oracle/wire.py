@@ -15,7 +15,7 @@ ConnectionLost = (OSError, EOFError)
 """What a killed server looks like (asyncio.IncompleteReadError is an EOFError)."""
 
 
-class Unexpected(Exception):  # noqa: N818 (a finding)
+class Unexpected(Exception):
     """The server answered the handshake with HTTP, or sent what these clients do not understand."""
 
 
@@ -119,6 +119,8 @@ class WebSocket:
         del buffer[:at]
 
     def send(self, opcode: int, payload: bytes) -> None:
+        if self._writer.transport.is_closing():
+            return  # the reader is about to notice
         # A mask of zeros leaves the payload as it is; masking protects proxies, of which there are none here.
         length = len(payload)
         size = bytes((0x80 | length,)) if length < 126 else b"\xfe" + length.to_bytes(2, "big")
