@@ -7,7 +7,7 @@ its successor.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from notifier.session import Session
 
@@ -15,8 +15,15 @@ from notifier.session import Session
 class Carrier(Protocol):
     """What carries a session to its client: a WebSocket or an event stream. The only one that does I/O."""
 
+    kind: ClassVar[str]
     session: Session
-    kind: str
+    address: str
+    opened_at: float
+    """The loop's time."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken."""
 
     def pump(self) -> None:
         """Write what the session says, and do what it asks for."""

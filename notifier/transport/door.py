@@ -117,7 +117,7 @@ class Door:
         return self._date[1]
 
     def address(self, peer: str, forwarded: str) -> str:
-        """Whose request it is: where the peer is a trusted proxy, the last address that it forwards and that is none."""
+        """Whose request it is: where the peer is a trusted proxy, the last address it forwards that is none."""
         if not self._trusted or not self._is_trusted(peer):
             return peer
         for hop in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):

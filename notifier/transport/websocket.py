@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-from traceback import extract_tb
 from typing import TYPE_CHECKING, cast
 
-import structlog
-
 from notifier.engine.base import Notification
-from notifier.errors import NotifierError
 from notifier.protocol import Close, notification_frame
-from notifier.session import WINDOW_FULL_S, ProtocolPing, Session
+from notifier.session import Out, ProtocolPing, Session
 from notifier.transport import frames
+from notifier.transport.carrier import SessionCarrier
 from notifier.transport.frames import FrameError, FrameReader
 
 if TYPE_CHECKING:
-    from notifier.auth.tokens import Identity
+    import asyncio
+
     from notifier.transport.door import Door
 
-_log = structlog.get_logger("notifier.websocket")
 
-HIGH_WATER = 256 * 1024
-LOW_WATER = 64 * 1024
-MAX_UNSENT = 1024 * 1024
-STALL_S = 30.0
-LINGER_S = 1.0
-"""How long the peer has to answer our close frame before it is cut off."""
-
-
-class WebSocketConnection(asyncio.Protocol):
-    """One connection, from its 101 on. It never waits: what cannot be written is bounded, then it is cut off."""
+class WebSocketConnection(SessionCarrier):
+    """One connection, from its 101 on."""
 
     kind = "websocket"
 
-    __slots__ = (
-        "_closed_code", "_door", "_opened_at", "_reader", "_stall", "_stall_at", "_transport", "_wrote", "address",
-        "session",
-    )  # fmt: skip
+    __slots__ = ("_reader",)
 
     def __init__(self, door: Door, transport: asyncio.Transport, session: Session, address: str) -> None:
-        self.session = session
-        self.address = address
-        self._door = door
-        self._transport = transport
+        super().__init__(door, transport, session, address)
         self._reader = FrameReader()
-        self._opened_at = door.loop.time()
-        self._wrote = 0
-        self._stall = -1
-        self._stall_at = 0.0
-        self._closed_code = 0
-        """What we ended it with; 0 while open; 1006 when aborted."""
-        transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
-        door.wheel.add(self, 0.0)
-
-    # -- from the network ---------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         session = self.session
@@ -90,7 +62,7 @@ class WebSocketConnection(asyncio.Protocol):
             self.session.close(code, "")
             self._write(frames.encode(frames.CLOSE, payload[:2]))
             self._transport.close()
-            self._door.wheel.add(_Linger(self), LINGER_S)
+            self._linger()
 
     def _discard(self, data: bytes) -> None:
         """After our close frame only the peer's matters. Closing with unread input would send RST, which can eat
@@ -101,161 +73,15 @@ class WebSocketConnection(asyncio.Protocol):
         except FrameError:
             self._transport.abort()
 
-    def eof_received(self) -> bool:
-        return False
+    @staticmethod
+    def encode(item: Out) -> bytes:
+        """See SessionCarrier."""
+        if type(item) is Notification:
+            return frames.encode(frames.TEXT, notification_frame(item))
+        if type(item) is ProtocolPing:
+            return frames.encode(frames.PING, item.payload)
+        return frames.encode(frames.TEXT, cast(bytes, item))
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        code = self._closed_code or 1006
-        self._closed_code = code
-        session = self.session
-        if session.ignored_acks:
-            self._door.node.metrics.acks_were_ignored(session.ignored_acks)
-        self._door.closed(self, code, self._door.loop.time() - self._opened_at)
-
-    def pause_writing(self) -> None:
-        self.session.paused = True
-
-    def resume_writing(self) -> None:
-        self.session.paused = False
-        self._door.node.touch(self)
-
-    # -- to the network -----------------------------------------------------------------------------------------------
-
-    def pump(self) -> None:
-        """Write what the session says, and do what it asks for."""
-        if self._closed_code:
-            return
-        try:
-            session, node = self.session, self._door.node
-            session.flush_settled()
-            if session.out:
-                out, session.out = session.out, []
-                self._write(_encode(out[0]) if len(out) == 1 else b"".join(map(_encode, out)))
-            if session.ack is not None:
-                ack, session.ack = session.ack, None
-                node.acknowledge(self, ack)
-            if session.verify is not None:
-                token, session.verify = session.verify, None
-                self._door.verify(token, self._verified)
-            if session.filled:
-                session.note_filled(self._door.loop.time())
-                self._door.wheel.add(_Look(self), WINDOW_FULL_S)
-            if session.closing is not None:
-                self._close(*session.closing)
-            elif session.wants:
-                node.read(self)
-        except Exception as error:
-            self._broken(error)
-
-    def _verified(self, result: Identity | NotifierError) -> None:
-        if self._closed_code:
-            return
-        if isinstance(result, NotifierError):
-            self.session.auth_failed(result)
-        else:
-            self._door.node.regroup(self, result)
-        self._door.node.touch(self)
-
-    def _write(self, data: bytes) -> None:
-        self._transport.write(data)
-        self._wrote += len(data)
-        unsent = self._transport.get_write_buffer_size()
-        if unsent > MAX_UNSENT:
-            self._cut_off()
-        elif unsent and self._stall < 0:
-            self._stall, self._stall_at = self._wrote - unsent, self._door.loop.time()
-            self._door.wheel.add(_Stall(self), STALL_S / 3)
-
-    def _close(self, code: int, reason: str) -> None:
-        if not code:
-            return self.abort()
-        self._closed_code = code
+    def farewell(self, code: int, reason: str) -> None:
+        """See SessionCarrier: the close frame."""
         self._write(frames.encode_close(code, reason))
-        self._door.wheel.add(_Linger(self), LINGER_S)
-        return None
-
-    def _broken(self, error: Exception) -> None:
-        """What went wrong goes to the log, without the error's text: that may hold what a client sent."""
-        _log.error(
-            "defect",
-            error=type(error).__name__,
-            at=[f"{f.filename}:{f.lineno}" for f in extract_tb(error.__traceback__)],
-        )
-        self.session.close(Close.INTERNAL, "internal")
-        if not self._closed_code:
-            self._close(Close.INTERNAL, "internal")
-
-    def _cut_off(self) -> None:
-        self._door.node.metrics.slow_consumer()
-        self.abort()
-
-    def abort(self) -> None:
-        """Cut it off, without a close frame."""
-        self._closed_code = 1006
-        self._transport.abort()
-
-    # -- time ---------------------------------------------------------------------------------------------------------
-
-    def on_timer(self, now: float) -> float | None:
-        """See Timed."""
-        if self._closed_code:
-            return None
-        try:
-            again = self.session.tick(now, self._door.clock.now(), self._transport.get_write_buffer_size())
-        except Exception as error:
-            self._broken(error)
-            return None
-        self.pump()
-        return None if self._closed_code else again
-
-    def check_stall(self, now: float) -> float | None:
-        """Something is unsent: has the socket taken a byte since the last look?"""
-        unsent = self._transport.get_write_buffer_size()
-        if self._transport.is_closing() and not unsent:
-            return None
-        taken = self._wrote - unsent
-        if not unsent:
-            self._stall = -1
-            return None
-        if taken != self._stall:
-            self._stall, self._stall_at = taken, now
-        elif now - self._stall_at >= STALL_S:
-            self._cut_off()
-            return None
-        return min(STALL_S / 3, max(0.25, self._stall_at + STALL_S - now))
-
-    def linger_over(self) -> None:
-        """The second that the peer had is over."""
-        self._transport.abort()
-
-
-class _Later:
-    """A single look at a connection, apart from its regular one."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: WebSocketConnection) -> None:
-        self._connection = connection
-
-
-class _Look(_Later):
-    def on_timer(self, now: float) -> None:
-        self._connection.on_timer(now)
-
-
-class _Stall(_Later):
-    def on_timer(self, now: float) -> float | None:
-        return self._connection.check_stall(now)
-
-
-class _Linger(_Later):
-    def on_timer(self, now: float) -> None:
-        self._connection.linger_over()
-
-
-def _encode(item: Notification | bytes | ProtocolPing) -> bytes:
-    if type(item) is ProtocolPing:
-        return frames.encode(frames.PING, item.payload)
-    if type(item) is Notification:
-        return frames.encode(frames.TEXT, notification_frame(item))
-    return frames.encode(frames.TEXT, cast(bytes, item))
