@@ -12,6 +12,7 @@ import structlog
 
 from notifier.auth.tokens import Identity
 from notifier.clock import Clock
+from notifier.diagnosis import Diagnosis
 from notifier.engine.base import (
     LOSSES,
     AckedBy,
@@ -65,6 +66,7 @@ class Node:
         self.metrics = metrics
         self.clock = clock
         self.limits = limits
+        self.diagnosis = Diagnosis(clock)
         self.draining = False
         self.failure: NotifierError | None = None
         self.on_failure: Callable[[], None] = lambda: None
@@ -166,6 +168,7 @@ class Node:
             self.metrics.notifications_collapsed(len(seqs))
         else:
             self.metrics.notifications_lost(lost, len(seqs))
+        self.diagnosis.dropped(client_id, lost or "collapsed", len(seqs))
         for carrier in self.hub.of(client_id):
             carrier.session.ended(seqs, lost, losses)
             self.touch(carrier)
@@ -189,6 +192,7 @@ class Node:
                 self.touch(carrier)
             elif carrier.session.closing is None:
                 self.metrics.notifications_lost("slow_consumer", 1)
+                self.diagnosis.dropped(carrier.session.client_id, "slow_consumer", 1)
         if start + SLICE < len(carriers):
             self._loop.call_soon(self._spread, carriers, frame, start + SLICE)
             taken += len(carriers) - start - SLICE
@@ -250,10 +254,13 @@ class Node:
 
     def unregister(self, carrier: Carrier, code: int, seconds: float) -> None:
         """A connection has ended. Its unacknowledged mail stays in the mailbox."""
-        carrier.session.release()
+        session, closing = carrier.session, carrier.session.closing
+        session.release()
         self._touched.pop(carrier, None)
         if self.hub.remove(carrier):
             self.metrics.connection_closed(carrier.kind, code, seconds)
+            reason = closing[1] if closing is not None else ""
+            self.diagnosis.ended(session.client_id, code, reason, carrier.kind, carrier.address, seconds)
 
     def regroup(self, carrier: Carrier, identity: Identity) -> None:
         """A new token was accepted: its groups replace those of the last."""

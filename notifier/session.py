@@ -35,6 +35,8 @@ BUCKET: Final = 200
 REFILL_PER_S: Final = 100
 WINDOW_FULL_S: Final = 60.0
 TOKEN_WARNING_S: Final = 30.0
+MAX_OUT: Final = 256 * 1024
+"""Bytes of mail that may wait in `out`: a commit can wake a session many times before its carrier writes."""
 
 
 class Limits:
@@ -80,7 +82,7 @@ class Session:
     """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_pings", "_settled", "_told", "_warned",
+        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_out_size", "_pings", "_settled", "_told", "_warned",
         "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at", "identity",
         "ignored_acks", "limits", "out", "paused", "position", "reading", "seen", "verify",
     )  # fmt: skip
@@ -117,6 +119,7 @@ class Session:
         self._told: dict[LossReason, int] | None = None
         self._warned = False
         self._full_since = 0.0
+        self._out_size = 0
         self._bucket = float(BUCKET)
         self._bucket_at = now
 
@@ -147,6 +150,7 @@ class Session:
             self.behind
             or self.reading
             or self.paused
+            or (self._out_size >= MAX_OUT and self.out)
             or self.closing is not None
             or (self._inflight is not None and len(self._inflight) >= self.limits.max_inflight)
         )
@@ -200,7 +204,7 @@ class Session:
             self._prove()
 
     def _write(self, notification: Notification) -> None:
-        self.out.append(notification)
+        self._add(notification, len(notification.data))
         self.position = seq = notification.seq
         if self._inflight is None:
             self._inflight = [seq]
@@ -224,10 +228,14 @@ class Session:
 
     def transient(self, frame: bytes) -> bool:
         """A `ttl: 0` frame: taken if it can be written now."""
-        if self.paused or self.closing is not None:
+        if self.paused or (self._out_size >= MAX_OUT and self.out) or self.closing is not None:
             return False
-        self.out.append(frame)
+        self._add(frame, len(frame))
         return True
+
+    def _add(self, item: Out, size: int) -> None:
+        self._out_size = size + (self._out_size if self.out else 0)  # else the carrier has taken all
+        self.out.append(item)
 
     def settled(self, seq: int) -> bool:
         """Some connection's acknowledgement up to `seq` is durable. `flush_settled` says so, the highest per tick.
@@ -402,7 +410,7 @@ class Session:
         if self._heartbeat:
             waited = now - self._heartbeat
             if waited >= limits.heartbeat_timeout_s and not unsent:
-                self.close(0, "")  # nobody is there to read a close frame
+                self.close(0, "no_answer")  # nobody is there to read a close frame
             return max(0.1, limits.heartbeat_timeout_s - waited)
         if silent >= limits.heartbeat_s:
             self._heartbeat = now

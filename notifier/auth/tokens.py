@@ -135,6 +135,16 @@ class TokenVerifier:
         """
         return self._check(_open(token, self._source.algorithms))
 
+    def claimed_client_id(self, token: str | bytes) -> str | None:
+        """The client_id that a refused token claims, for a diagnosis. Nothing of it is proved, unless the refusal was
+        TokenExpired: that is only said of tokens with a good signature."""
+        try:
+            claims = strictjson.parse(_decode(_open(token, self._source.algorithms).payload))
+        except NotifierError:
+            return None
+        client_id = claims.get(self._rules.client_id_claim) if type(claims) is dict else None
+        return client_id if type(client_id) is str and check_client_id(client_id) is None else None
+
     def _outcome(self, envelope: Envelope) -> Identity | NotifierError:
         try:
             return self._check(envelope)

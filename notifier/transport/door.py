@@ -14,7 +14,7 @@ import structlog
 
 from notifier.auth.tokens import Identity, TokenVerifier
 from notifier.clock import Clock
-from notifier.errors import NotifierError
+from notifier.errors import NotifierError, TokenExpired
 from notifier.hub import Carrier
 from notifier.node import Node
 from notifier.session import Limits
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from notifier.transport.http import Request
 
 _log = structlog.get_logger("notifier.door")
+
+CLAIMS_PER_S = 20
+"""Refused tokens that are looked into for the client_id they claim: enough for a diagnosis, too few to cost much."""
 
 
 class Route(Protocol):
@@ -78,6 +81,8 @@ class Door:
         self._trusted = trusted_proxies
         self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._date = (0, b"")
+        self._claims = (0, 0)
+        """The second, and how many refused tokens were looked into during it."""
 
     def verify(self, token: str, done: Callable[[Identity | NotifierError], None]) -> None:
         """Check a token of a session that is under way; a revocation counts there as well."""
@@ -94,8 +99,17 @@ class Door:
         """A connection is gone."""
         self.node.unregister(carrier, code, seconds)
 
-    def refused(self, error: NotifierError, address: str, what: str) -> None:
-        """Count a refusal, and log it: one line per address, reason and minute, so that nobody floods the log."""
+    def refused(
+        self, error: NotifierError, transport: str, address: str, client_id: str | None, token: str | None
+    ) -> None:
+        """Count a refused handshake, remember it for a diagnosis, and log it: one line per address, reason and minute,
+        so that nobody floods the log. `client_id`: of a token that was verified."""
+        self.node.metrics.handshake_refused(error.reason)
+        proven = client_id is not None or isinstance(error, TokenExpired)
+        if client_id is None and token is not None and self._may_look():
+            client_id = self.verifier.claimed_client_id(token)
+        if client_id is not None:
+            self.node.diagnosis.refused(client_id, error.reason, transport, address, proven)
         now = self.loop.time()
         key = (address, error.reason)
         if now - self._noted.get(key, -60.0) >= 60:
@@ -103,7 +117,13 @@ class Door:
             self._noted.move_to_end(key)
             if len(self._noted) > 10_000:
                 self._noted.popitem(last=False)
-            _log.warning("refused", what=what, reason=error.reason, address=address)
+            _log.warning("refused", transport=transport, reason=error.reason, address=address)
+
+    def _may_look(self) -> bool:
+        second, count = self._claims
+        now = int(self.loop.time())
+        self._claims = (now, count + 1 if now == second else 1)
+        return now != second or count < CLAIMS_PER_S
 
     def connection_id(self) -> str:
         """An id that nobody can guess."""

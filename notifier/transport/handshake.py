@@ -87,9 +87,8 @@ def shake_hands(door: Door, request: Request) -> None:
         request.fail(error)
         return None
 
-    def refuse(error: NotifierError) -> None:
-        door.node.metrics.handshake_refused(error.reason)
-        door.refused(error, address, "handshake")
+    def refuse(error: NotifierError, client_id: str | None = None) -> None:
+        door.refused(error, WebSocketConnection.kind, address, client_id, hello.token)
         _refuse(door, request, hello, error)
 
     if hello.problem is not None:
@@ -109,12 +108,13 @@ def shake_hands(door: Door, request: Request) -> None:
         if isinstance(result, NotifierError):
             return refuse(result)
         if hello.client_id is not None and hello.client_id != result.client_id:
-            return refuse(ClientIdMismatch("The client_id of the path is not the one of the token."))
+            mismatch = ClientIdMismatch("The client_id of the path is not the one of the token.")
+            return refuse(mismatch, result.client_id)
         return door.node.admit(result, lambda state: opened(result, state))
 
     def opened(identity: Identity, state: MailboxState | NotifierError) -> None:
         if isinstance(state, NotifierError):
-            return refuse(state)
+            return refuse(state, identity.client_id)
         return _accept(door, request, hello, identity, state, address)
 
     return door.verifier.verify(hello.token, verified)

@@ -10,7 +10,7 @@ import msgspec
 
 from notifier.clock import Clock
 from notifier.engine.base import AckedBy, Appended, Draft, Duplicate, Outcome, State, Target
-from notifier.errors import NotifierError
+from notifier.errors import MailboxFull, NotifierError
 from notifier.node import Node
 from notifier.protocol import rfc3339, transient_frame
 from notifier.transport.problems import document
@@ -104,6 +104,8 @@ class Publishing:
             else:
                 assert isinstance(outcome, NotifierError)
                 self._node.metrics.published(outcome.code)
+                if isinstance(outcome, MailboxFull):
+                    self._node.diagnosis.dropped(client_id, "mailbox_full", 1)
                 return done(refusal(outcome, id))
             if wait_s and reply.body.status in ("sent", "queued"):
                 return self._wait(draft, reply, wait_s, done)
@@ -147,6 +149,8 @@ class Publishing:
         handed = self._node.send_transient(target, transient_frame(id, p.event, p.data, now_ms))
         status: Status = "sent" if handed.taken else "dropped"
         self._node.metrics.published(status)
+        if client_id is not None and not handed.connections:
+            self._node.diagnosis.dropped(client_id, "nobody_connected", 1)
         answer = Answer(id, status, client_id, None, handed.connections, rfc3339(now_ms), group=p.group)
         return Reply(202, answer)
 
