@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -58,8 +58,12 @@ def dev(
     settings = _settings(os.environ, secrets, port)
     _check_port(settings.host, settings.port)
 
+    announcements: list[TextIO] = []
+
     def ready(url: str) -> None:
-        devfiles.note_running(directory, url)
+        # Who listens on every address is reached on loopback.
+        url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+        announcements.append(devfiles.announce(directory, url))
         _print_welcome(url, secrets)
 
     from notifier.server import serve
@@ -67,7 +71,8 @@ def dev(
     try:
         code = serve(settings, ready)
     finally:
-        devfiles.forget_running(directory)
+        for announcement in announcements:
+            devfiles.withdraw(directory, announcement)
     raise typer.Exit(code)
 
 

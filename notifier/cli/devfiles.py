@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from .output import CommandError, Exit
 
@@ -86,32 +88,49 @@ def find(start: Path) -> Path | None:
 
 
 def running(directory: Path) -> Running | None:
-    """The server that runs on these files; None where none does, also when it died without cleaning up."""
+    """The server that runs on these files; None where none does, also when it died without cleaning up.
+
+    Whether it lives is told by its lock on the file, which goes with the process. A process id would not do: after a
+    power cut it may be another's.
+    """
     try:
-        kept = json.loads((directory / "run.json").read_text("utf-8"))
-        found = Running(url=str(kept["url"]), pid=int(kept["pid"]))
-        os.kill(found.pid, 0)
+        with (directory / "run.json").open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                kept = json.load(file)
+                return Running(url=str(kept["url"]), pid=int(kept["pid"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found
+        pass
+    return None
 
 
-def note_running(directory: Path, url: str) -> None:
-    """Tell the other commands where the server is."""
-    _write(directory / "run.json", json.dumps(asdict(Running(url=url, pid=os.getpid()))) + "\n")
+def announce(directory: Path, url: str) -> TextIO:
+    """Tell the other commands where the server is, for as long as the file that is returned stays open."""
+    file = _write(
+        directory / "run.json", json.dumps(asdict(Running(url=url, pid=os.getpid()))) + "\n", keep_locked=True
+    )
+    assert file is not None
+    return file
 
 
-def forget_running(directory: Path) -> None:
-    """The server has ended. Removes the file only if it is this process's."""
-    found = running(directory)
-    if found is not None and found.pid == os.getpid():
-        (directory / "run.json").unlink(missing_ok=True)
+def withdraw(directory: Path, announcement: TextIO) -> None:
+    """The server has ended."""
+    (directory / "run.json").unlink(missing_ok=True)
+    announcement.close()
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, *, keep_locked: bool = False) -> TextIO | None:
     """Replace the file as a whole, so that nobody reads half of it, and never readable for others."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}")
     scratch.unlink(missing_ok=True)
-    with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    file = open(descriptor, "w", encoding="utf-8")  # noqa: SIM115 - an announcement stays open
+    file.write(text)
+    file.flush()
+    if keep_locked:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    else:
+        file.close()
     scratch.replace(path)
+    return file if keep_locked else None

@@ -93,22 +93,24 @@ def test_a_directory_of_another_user_is_not_believed(tmp_path: Path) -> None:
     assert devfiles.find(tmp_path) != tmp_path / ".notifier"
 
 
-def test_a_running_server_is_noted_found_and_forgotten(tmp_path: Path) -> None:
-    devfiles.note_running(tmp_path, "http://127.0.0.1:8000")
+def test_a_running_server_is_announced_found_and_withdrawn(tmp_path: Path) -> None:
+    announcement = devfiles.announce(tmp_path, "http://127.0.0.1:8000")
     assert devfiles.running(tmp_path) == devfiles.Running("http://127.0.0.1:8000", os.getpid())
     assert (tmp_path / "run.json").stat().st_mode & 0o777 == 0o600
-    devfiles.forget_running(tmp_path)
+    devfiles.withdraw(tmp_path, announcement)
+    assert devfiles.running(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_died_is_not_found_though_its_process_id_is_in_use_again(tmp_path: Path) -> None:
+    devfiles.announce(tmp_path, "http://127.0.0.1:8000").close()
+    assert json.loads((tmp_path / "run.json").read_text())["pid"] == os.getpid()
     assert devfiles.running(tmp_path) is None
 
 
-def test_a_server_that_died_is_not_found_and_one_of_another_process_is_not_forgotten(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (tmp_path / "run.json").write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": other.pid}))
-        found = devfiles.running(tmp_path)
-        devfiles.forget_running(tmp_path)
-        assert found is not None
-        assert (tmp_path / "run.json").exists()
-        other.communicate(b"\n")
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"url": "x"}'])
+def test_a_damaged_announcement_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
     assert devfiles.running(tmp_path) is None
 
 
