@@ -82,8 +82,8 @@ class Session:
     """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_out_size", "_pings", "_settled", "_told", "_warned",
-        "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at", "identity",
+        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_out_size", "_pings", "_settled", "_told",
+        "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at", "identity",
         "ignored_acks", "limits", "out", "paused", "position", "reading", "seen", "verify",
     )  # fmt: skip
 

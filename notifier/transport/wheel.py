@@ -10,6 +10,8 @@ from typing import Protocol
 
 GRAIN_S = 0.25
 """How late a deadline may be met."""
+LATE_S = 1.0
+"""A turn that is later than this comes after a pause of the whole process."""
 SLICE = 500
 
 
@@ -27,6 +29,7 @@ class Wheel:
         self._loop = loop
         self._slots: dict[int, list[Timed]] = {}
         self._next = int(loop.time() / GRAIN_S)
+        self._turned_at = loop.time()
         self._handle: TimerHandle | None = loop.call_later(GRAIN_S, self._turn)
 
     def add(self, timed: Timed, delay_s: float) -> None:
@@ -47,7 +50,10 @@ class Wheel:
 
     def _turn(self) -> None:
         self._handle = self._loop.call_later(GRAIN_S, self._turn)
-        now = self._loop.time()
+        now, last = self._loop.time(), self._turned_at
+        self._turned_at = now
+        if now - last > LATE_S:
+            return  # we were suspended: what has arrived meanwhile is read before anybody is judged by his silence
         current = int(now / GRAIN_S)
         due: list[Timed] = []
         while self._next <= current:
