@@ -7,6 +7,7 @@ must be refused here: otherwise it would be accepted, stored, and then fail in f
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -16,6 +17,8 @@ from notifier.errors import BadJson
 
 MAX_DEPTH = 64
 
+_MANY_DIGITS = 309  # the largest double has so many
+_DIGITS = re.compile(rb"[0-9]{%d}" % _MANY_DIGITS)
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _decode = msgspec.json.decode
 
@@ -43,6 +46,18 @@ def check(text: bytes) -> Any:
         raise BadJson(f"Nested deeper than {MAX_DEPTH} levels.") from None
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise BadJson(f"Nested deeper than {MAX_DEPTH} levels.")
+    # A run of so many digits covers one of these places, so that looking at them alone rules it out nearly always.
+    sample = text[_MANY_DIGITS - 1 :: _MANY_DIGITS]
+    if sample and sample.translate(None, b"0123456789") != sample and _DIGITS.search(text):
+        json.loads(text, parse_int=_finite)
+    return value
+
+
+def _finite(digits: str) -> float:
+    """The parser takes any integer, but most readers have doubles, where this one would be infinite."""
+    value = float(digits)
+    if math.isinf(value):
+        raise BadJson(f"A number of {len(digits)} digits is too large for most readers. Send it as a string.")
     return value
 
 

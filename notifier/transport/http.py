@@ -28,6 +28,8 @@ IDLE_S = 75.0
 DRAIN_BYTES = 1024 * 1024
 """How much of a refused body is read, and thrown away, so that the peer gets to see the answer."""
 LINGER_S = 2.0
+SLICE = 16 * 1024
+"""How many bytes are parsed before the requests in them are answered: pipelined ones are kept as the bytes they are."""
 
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -36,8 +38,8 @@ class Request:
     """One request, whole. `path` and `query` are as they came, not decoded; header names are lower case."""
 
     __slots__ = (
-        "body", "headers", "keep_alive", "key", "limit", "method", "path", "protocol", "query", "refusal", "route",
-        "size", "started", "upgrade",
+        "body", "headers", "keep_alive", "key", "limit", "method", "parts", "path", "protocol", "query", "refusal",
+        "route", "size", "started", "upgrade",
     )  # fmt: skip
 
     def __init__(self, protocol: HttpProtocol, started: float) -> None:
@@ -48,6 +50,8 @@ class Request:
         self.query = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = b""
+        self.parts: bytearray | None = None
+        """The body while it comes in more than one piece: appending to bytes would copy them each time."""
         self.size = 0
         self.limit = 0
         self.keep_alive = True
@@ -77,9 +81,12 @@ class HttpProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_busy",
+        "_choked",
         "_current",
         "_deadline",
         "_door",
+        "_ended",
+        "_extra",
         "_head_done",
         "_head_size",
         "_lingering",
@@ -88,6 +95,7 @@ class HttpProtocol(asyncio.Protocol):
         "_stashed",
         "_state",
         "_transport",
+        "_unparsed",
         "_url",
         "peer",
     )  # fmt: skip
@@ -107,6 +115,13 @@ class HttpProtocol(asyncio.Protocol):
         self._lingering = -1
         self._stashed: bytes | None = None
         """Bytes behind a handshake that is being decided."""
+        self._unparsed = b""
+        """Bytes behind a request that is being answered."""
+        self._choked = False
+        """The peer does not take its answers: no more are made."""
+        self._ended = False
+        self._extra = 0
+        """Bytes of a chunked body that are not body: sizes, extensions, trailers."""
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
@@ -132,13 +147,17 @@ class HttpProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer has said all. If an answer is under way it may still want it (RFC 9112 §9.6)."""
-        return self._busy is not None or bool(self._queue)
+        self._ended = True
+        return self._busy is not None or bool(self._queue) or bool(self._unparsed)
 
     def pause_writing(self) -> None:
+        self._choked = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._transport.resume_reading()
+        self._choked = False
+        if self._busy is None:
+            self._go_on()
 
     def shutdown(self) -> None:
         """uvicorn asks to end: at once if idle, else after the answer."""
@@ -158,7 +177,7 @@ class HttpProtocol(asyncio.Protocol):
             self._deadline = now + REQUEST_DEADLINE_S
             return REQUEST_DEADLINE_S
         if now < self._deadline:
-            return self._deadline - now
+            return min(self._deadline - now, REQUEST_DEADLINE_S)  # a request may begin while it is idle
         if self._current is not None or self._head_size:
             self._refuse_now(RequestTimeout("The request did not arrive whole within 10 s."))
             return None if self._transport.is_closing() else LINGER_S
@@ -181,30 +200,56 @@ class HttpProtocol(asyncio.Protocol):
             if len(self._stashed) > MAX_HEAD:
                 self._transport.abort()
             return
-        if self._head_done and not self._head_size:
+        if self._current is None:
             self._deadline = self._door.loop.time() + REQUEST_DEADLINE_S
+        if self._unparsed:
+            self._unparsed += data
+            return
+        for at in range(0, len(data), SLICE):
+            if not self._parse(data, at):
+                return
+            if self._busy is not None and len(data) > at + SLICE:
+                self._unparsed = data[at + SLICE :]
+                self._transport.pause_reading()
+                return
+
+    def _parse(self, data: bytes, at: int) -> bool:
+        """One slice. False if nothing behind it is to be parsed."""
+        part = data[at : at + SLICE]
+        request, in_body = self._current, self._head_done
+        had = request.size if request is not None else 0
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(part)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgraded(data[upgrade.args[0] :])
+            self._upgraded(data[at + upgrade.args[0] :])
+            if self._busy is None and self._queue:
+                self._next()
+            return False
         except httptools.HttpParserError as error:
             cause = error.__context__
             if isinstance(cause, NotifierError):
                 self._refuse_now(cause)
             else:
                 self._refuse_now(BadRequest("This is not HTTP/1.1 that can be understood."))
-        else:
-            if not self._head_done:
-                self._head_size += len(data)
-                if self._head_size > MAX_HEAD:
-                    self._refuse_now(HeadersTooLarge("Request line and headers may have 64 KiB together."))
+            return False
+        if not self._head_done:
+            self._head_size += len(part)
+            if self._head_size > MAX_HEAD:
+                self._refuse_now(HeadersTooLarge("Request line and headers may have 64 KiB together."))
+                return False
+        elif in_body and request is not None and request is self._current:
+            self._extra += len(part) - (request.size - had)
+            if self._extra > MAX_HEAD + request.size:
+                self._refuse_now(HeadersTooLarge("The chunked body has more around it than in it."))
+                return False
         if self._busy is None and self._queue:
             self._next()
+        return not self._transport.is_closing() and self._lingering < 0
 
     def on_message_begin(self) -> None:
         self._current = Request(self, self._door.loop.time())
         self._head_done = False
-        self._head_size = 0
+        self._head_size = self._extra = 0
         self._url = b""
 
     def on_url(self, url: bytes) -> None:
@@ -215,6 +260,8 @@ class HttpProtocol(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._current
         assert request is not None
+        if self._head_done:
+            return  # a trailer: it must not pass for a header (RFC 9110 §6.5.1)
         request.headers.append((name.lower(), value))
         request.size += len(name) + len(value) + 4
         if len(request.headers) > MAX_HEADERS or request.size + len(self._url) > MAX_HEAD:
@@ -256,9 +303,14 @@ class HttpProtocol(asyncio.Protocol):
         if request.refusal is None and request.size > request.limit:
             request.refusal = TooLarge(f"The body is over {request.limit} bytes, the most that is allowed here.")
         if request.refusal is None:
-            request.body += body
+            if not request.body:
+                request.body = body
+            elif request.parts is None:
+                request.parts = bytearray(request.body + body)
+            else:
+                request.parts += body
         else:
-            request.body = b""
+            request.body, request.parts = b"", None
             if request.size > DRAIN_BYTES:
                 raise request.refusal
 
@@ -268,6 +320,8 @@ class HttpProtocol(asyncio.Protocol):
         if request.upgrade:
             return  # feed_data raises HttpParserUpgrade after this
         self._current = None
+        if request.parts is not None:
+            request.body, request.parts = bytes(request.parts), None
         self._queue.append(request)
         if self._busy is not None:
             self._transport.pause_reading()
@@ -275,7 +329,7 @@ class HttpProtocol(asyncio.Protocol):
     # -- requests out -------------------------------------------------------------------------------------------------
 
     def _next(self) -> None:
-        while self._queue and self._busy is None and not self._transport.is_closing():
+        while self._queue and self._busy is None and not self._choked and not self._transport.is_closing():
             request = self._busy = self._queue.popleft()
             self._run(request)
 
@@ -338,7 +392,8 @@ class HttpProtocol(asyncio.Protocol):
         self._busy = None
         if self._transport.is_closing():
             return
-        end = b"" if request.keep_alive and not self._door.closing else b"connection: close\r\n"
+        last = self._ended and not self._queue and not self._unparsed
+        end = b"" if request.keep_alive and not last and not self._door.closing else b"connection: close\r\n"
         self._transport.write(
             b"%bdate: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
             % (_STATUS[status], self._door.date(), headers, end, len(body), b"" if request.method == "HEAD" else body)
@@ -346,9 +401,23 @@ class HttpProtocol(asyncio.Protocol):
         if end:
             self._linger()
             return
-        self._deadline = self._door.loop.time() + IDLE_S
+        self._deadline = self._door.loop.time() + (IDLE_S if self._current is None else REQUEST_DEADLINE_S)
+        if self._queue or self._unparsed:
+            self._door.loop.call_soon(self._go_on)
+        elif not self._choked:
+            self._transport.resume_reading()
+
+    def _go_on(self) -> None:
+        """An answer is written, or was taken: the next request, the bytes behind it, and then new ones."""
+        if self._busy is not None or self._choked or self._transport.is_closing() or not self._deadline:
+            return
         if self._queue:
-            self._door.loop.call_soon(self._next)
+            self._next()
+        elif self._unparsed:
+            data, self._unparsed = self._unparsed, b""
+            self.data_received(data)
+            if self._busy is None and not self._unparsed and self._lingering < 0:
+                self._transport.resume_reading()
         else:
             self._transport.resume_reading()
 
