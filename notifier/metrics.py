@@ -55,6 +55,7 @@ class Metrics:
         self.opened: Counter[str] = Counter()
         self.closed: Counter[tuple[str, str]] = Counter()
         self.refused: Counter[str] = Counter()
+        self.turned_away: Counter[str] = Counter()
         self.publishes: Counter[str] = Counter()
         self.settled_by: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
@@ -86,6 +87,10 @@ class Metrics:
 
     def handshake_refused(self, reason: str) -> None:
         self.refused[reason] += 1
+
+    def request_refused(self, reason: str) -> None:
+        """A request without a valid key, or without the scope it needs."""
+        self.turned_away[reason] += 1
 
     def slow_consumer(self) -> None:
         """A connection was aborted because it did not take its bytes."""
@@ -159,6 +164,7 @@ class Metrics:
         yield _histogram("connection_duration_seconds", "How long connections lasted.", self.duration)
         yield _gauge("connections_window_full", "Connections that wait for an ack.", [("", g.window_full)])
         yield _counter("handshakes_refused", "Handshakes refused, by reason.", self.refused.items(), "reason")
+        yield _counter("requests_refused", "Requests without the key they need.", self.turned_away.items(), "reason")
         yield _counter("publishes", "Publishes answered, by outcome.", self.publishes.items(), "outcome")
         yield _counter("notifications_settled", "Notifications settled.", self.settled_by.items(), "acked_by")
         yield _counter("notifications_resent", "Written again on a later connection.", [("", self.resent)])

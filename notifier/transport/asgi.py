@@ -6,13 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
-
-from notifier.errors import NotifierError
+from notifier.errors import Forbidden, Unauthorized
 from notifier.transport.door import Door
 from notifier.transport.http import Request
-
-_log = structlog.get_logger("notifier.http")
+from notifier.transport.problems import tell_defect
 
 
 def run(door: Door, server_state: Any, request: Request) -> None:
@@ -53,14 +50,14 @@ class _Call:
         }
         try:
             await self._door.application(scope, self._receive, self._send)
-        except Exception:
-            # The path is ours by now (it has a route), but its parameters may be a client's: only the route is told.
-            _log.exception("request_failed", method=request.method)
-            request.fail(NotifierError("Something went wrong on our side. It has been logged."))
+        except Exception as error:
+            tell_defect(request, error)
             return
         if request.refusal is not None and (self._status < 400 or self._status >= 500 or self._status == 422):
             request.fail(request.refusal)
             return
+        if self._status in (401, 403):
+            self._door.turned_away(Unauthorized() if self._status == 401 else Forbidden(), request)
         lines = b"".join(b"%b: %b\r\n" % pair for pair in self._headers if pair[0] != b"content-length")
         request.respond(self._status, b"".join(self._body), lines)
 

@@ -110,14 +110,23 @@ class Door:
             client_id = self.verifier.claimed_client_id(token)
         if client_id is not None:
             self.node.diagnosis.refused(client_id, error.reason, transport, address, proven)
+        self._note(transport, error.reason, address)
+
+    def turned_away(self, error: NotifierError, request: Request) -> None:
+        """Count and log a request that came without a valid key, or without the scope it needs."""
+        self.node.metrics.request_refused(error.reason)
+        forwarded = (request.header(b"x-forwarded-for") or b"").decode("latin-1")
+        self._note("http", error.reason, self.address(request.protocol.peer, forwarded))
+
+    def _note(self, transport: str, reason: str, address: str) -> None:
         now = self.loop.time()
-        key = (address, error.reason)
+        key = (address, reason)
         if now - self._noted.get(key, -60.0) >= 60:
             self._noted[key] = now
             self._noted.move_to_end(key)
             if len(self._noted) > 10_000:
                 self._noted.popitem(last=False)
-            _log.warning("refused", transport=transport, reason=error.reason, address=address)
+            _log.warning("refused", transport=transport, reason=reason, address=address)
 
     def _may_look(self) -> bool:
         second, count = self._claims

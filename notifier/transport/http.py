@@ -15,9 +15,17 @@ from typing import Any, cast
 
 import httptools
 
-from notifier.errors import HeadersTooLarge, NotifierError, RequestTimeout, TooLarge, UriTooLong
+from notifier.errors import (
+    Forbidden,
+    HeadersTooLarge,
+    NotifierError,
+    RequestTimeout,
+    TooLarge,
+    Unauthorized,
+    UriTooLong,
+)  # fmt: skip
 from notifier.transport.door import Door, Route
-from notifier.transport.problems import BadRequest, problem
+from notifier.transport.problems import BadRequest, problem, tell_defect
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 128
@@ -340,11 +348,17 @@ class HttpProtocol(asyncio.Protocol):
 
                 run(self._door, self._state, request)
             elif request.refusal is not None:
-                request.fail(request.refusal)
+                raise request.refusal
             else:
                 request.route.handle(request)
         except NotifierError as error:
+            if request.route is not None and request.route.name != "ws":
+                self._door.node.metrics.published(error.code)
+            if isinstance(error, (Unauthorized, Forbidden)):
+                self._door.turned_away(error, request)
             request.fail(error)
+        except Exception as error:
+            tell_defect(request, error)
 
     def _upgraded(self, rest: bytes) -> None:
         """The parser has stopped: what follows the head is not HTTP, if we agree."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from notifier.errors import NotifierError
 
+if TYPE_CHECKING:
+    from notifier.transport.http import Request
+
+_log = structlog.get_logger("notifier.http")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -42,3 +48,11 @@ def problem(error: NotifierError) -> tuple[int, bytes, bytes]:
     headers = "content-type: application/problem+json\r\ncache-control: no-store\r\n"
     headers += "".join(f"{name.lower()}: {value}\r\n" for name, value in error.headers)
     return error.status, _encode(document(error)), headers.encode()
+
+
+def tell_defect(request: Request, error: Exception) -> None:
+    """A defect of ours costs this request, and no other. The log gets what and where, not the error's text: that may
+    hold what a client sent."""
+    places = [f"{frame.filename}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+    _log.error("defect", error=type(error).__name__, at=places)
+    request.fail(NotifierError("Something went wrong on our side. It has been logged."))
