@@ -66,12 +66,12 @@ class WebSocketConnection(SessionCarrier):
 
     def _discard(self, data: bytes) -> None:
         """After our close frame only the peer's matters. Closing with unread input would send RST, which can eat
-        what we wrote last."""
+        what we wrote last; so does a frame whose rest still comes after its head was too much."""
         try:
             if any(opcode == frames.CLOSE for opcode, _ in self._reader.feed(data)):
                 self._transport.close()
         except FrameError:
-            self._transport.abort()
+            return  # no frames any more; the second that it has will end
 
     @staticmethod
     def encode(item: Out) -> bytes:

@@ -1,0 +1,18 @@
+"""Servers for hostile tests, and what every one of them must show afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.door.health import unharmed
+from tests.door.watching import Observed
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """One server for a file of hostile tests: it has to survive them all."""
+    with Observed(tmp_path_factory.mktemp("door"), heartbeat_seconds=1, mailbox_bytes="64MiB") as server:
+        yield server
+        unharmed(server)
