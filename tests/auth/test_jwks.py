@@ -109,29 +109,34 @@ async def test_down_at_the_start_and_then_up(server: Issuer, start: Start) -> No
     assert await checks.outcome(key.token()) == Identity("alice", GOOD["exp"], GOOD["iat"], ())
 
 
+GOOD_KEY = SigningKey("good").jwk()
+GOOD_BODY = json.dumps({"keys": [GOOD_KEY]}).encode()
+
+# Wherever it can be, there is a good key inside: only the one thing that is wrong makes it useless.
 USELESS: dict[str, bytes] = {
     "not HTTP": b"hello\r\n\r\n",
     "nothing": b"",
-    "half an answer": response({"keys": []})[:-3],
-    "status 500": response({"keys": []}, "500 Internal Server Error"),
-    "status 404": response(b"not here", "404 Not Found"),
+    "half an answer": response(GOOD_BODY)[:-3],
+    "status 500": response(GOOD_BODY, "500 Internal Server Error"),
+    "status 404": response(GOOD_BODY, "404 Not Found"),
     "status 204": b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
     "empty": response(b""),
     "HTML": response(b"<html>log in</html>"),
-    "a list": response([]),
+    "a list": response([GOOD_KEY]),
     "null": response(None),
     "no keys": response({}),
     "keys null": response({"keys": None}),
-    "keys an object": response({"keys": {"kty": "EC"}}),
+    "keys an object": response({"keys": GOOD_KEY}),
     "keys empty": response({"keys": []}),
-    "keys twice": response(b'{"keys":[],"keys":[]}'),
+    "keys twice": response(b'{"keys":[],' + GOOD_BODY[1:]),
     "only keys that are none": response({"keys": [1, None, "x", [], {}, {"kty": "oct", "k": "AAAA"}]}),
-    "too many keys": response({"keys": [{}] * 257}),
+    "too many keys": response({"keys": [GOOD_KEY] * 257}),
     "nested 100,000 deep": response(b'{"keys":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     "not UTF-8": response(b'{"keys":["\xff"]}'),
-    "1 MiB and one byte": response(b" " * (1024 * 1024 + 1)),
-    "endless": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b" " * (4 * 1024 * 1024),
-    "compressed": response(gzip.compress(b'{"keys":[]}'), "200 OK", "Content-Encoding: gzip"),
+    "1 MiB and one byte": response(GOOD_BODY.ljust(1024 * 1024 + 1)),
+    "endless": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + GOOD_BODY.ljust(4 * 1024 * 1024),
+    "compressed": response(gzip.compress(GOOD_BODY), "200 OK", "Content-Encoding: gzip"),
+    "said to be compressed": response(GOOD_BODY, "200 OK", "Content-Encoding: br"),
     "a bomb": response(gzip.compress(b" " * (64 * 1024 * 1024)), "200 OK", "Content-Encoding: gzip"),
 }
 
@@ -158,7 +163,7 @@ async def test_a_useless_answer_takes_no_keys_away(server: Issuer, start: Start,
 
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
 async def test_a_redirect_is_not_followed(server: Issuer, start: Start, status: str) -> None:
-    server.answer = response(b"", status, f"Location: {server.url}?again")
+    server.answer = response(GOOD_BODY, status, f"Location: {server.url}?again")
     checks = await start()
     assert await checks.kind(SigningKey("one").token()) is NoKeys
     assert server.requests == 1
@@ -227,6 +232,7 @@ async def test_a_stop_tells_those_who_wait(server: Issuer) -> None:
     await checks.verifier.stop()
     assert await waiting is NoKeys
     assert await checks.kind(SigningKey("one").token()) is NoKeys  # after the stop nobody waits
+    assert "jwks" not in {task.get_name() for task in asyncio.all_tasks()}
     await checks.verifier.stop()
 
 

@@ -367,6 +367,7 @@ async def test_static_keys_need_no_start() -> None:
 
 
 def test_minted_tokens_are_good() -> None:
+    assert "groups" not in jwt.decode(mint(SECRET, "bob", 60), SECRET, ["HS256"])
     token = mint(SECRET, "bob", 60, ["staff"], now=NOW, aud="notifier")
     assert verifier(audience=("notifier",)).verify_now(token) == Identity("bob", NOW + 60, NOW, ("staff",))
 
