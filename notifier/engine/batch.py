@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from notifier.engine.base import AckedBy, Draft, EndReason, Notification, Outcome
+import msgspec
+
+from notifier.engine import queries
+from notifier.engine.base import AckedBy, Draft, EndReason, Losses, Notification, Outcome
 from notifier.engine.mailboxes import RECEIPT, Cell
-from notifier.engine.writer import Known, Store, checksum
+from notifier.engine.writer import Known, Row, Store, checksum
 from notifier.errors import NotifierError
 
+Step = tuple[str, Row]
 RECEIPT_KEPT_MS = 7 * 86_400_000
 
 
 def digest(draft: Draft) -> int:
     """Fingerprint of the content that makes a repeat the same: data, event, collapse_key, ttl."""
-    text = b"%b\0%b\0%d\0%b" % (
-        (draft.event or "").encode(),
-        (draft.collapse_key or "").encode(),
-        draft.ttl,
-        draft.data,
-    )
-    return int.from_bytes(blake2b(text, digest_size=8).digest()) >> 1  # SQLite's integers are signed
+    content = blake2b(draft.data, digest_size=8)
+    content.update(b"\0%d" % draft.ttl)
+    if draft.event is not None or draft.collapse_key is not None:
+        content.update(f"\0{draft.event}\0{draft.collapse_key}".encode())
+    return int.from_bytes(content.digest()) >> 1  # SQLite's integers are signed
 
 
-class Append:
+class Append(msgspec.Struct, gc=False):
     """A draft on its way: `seq` is 0 where it was refused already, and only its id has to be looked up."""
 
-    __slots__ = (
-        "accepted_ms", "after", "collapsed", "digest", "done", "draft", "dropped", "expires_ms", "followers", "refusal",
-        "seq",
-    )  # fmt: skip
-
-    def __init__(self, draft: Draft, done: Callable[[Outcome], None], accepted_ms: int) -> None:
-        self.draft = draft
-        self.done = done
-        self.accepted_ms = accepted_ms
-        self.expires_ms = accepted_ms + draft.ttl * 1000
-        self.digest = digest(draft)
-        self.seq = 0
-        self.after = 0
-        self.refusal: NotifierError | None = None
-        self.followers: list[Append] | None = None
-        self.collapsed: list[Cell] | None = None
-        self.dropped: list[Cell] | None = None
+    draft: Draft
+    done: Callable[[Outcome], None]
+    accepted_ms: int
+    expires_ms: int
+    seq: int = 0
+    after: int = 0
+    digest: int = 0
+    """Filled in on the writer's thread."""
+    refusal: NotifierError | None = None
+    followers: list[Append] | None = None
+    """Repeats of its id that came while it was on its way."""
+    collapsed: Ending | None = None
+    dropped: Ending | None = None
 
     @property
     def key(self) -> tuple[str, str]:
         return self.draft.client_id, self.draft.id
 
     def notification(self) -> Notification:
+        """As it is, now that it is stored."""
         d = self.draft
         return Notification(
             d.client_id, self.seq, d.id, d.data, self.accepted_ms, self.expires_ms, d.event, d.collapse_key, d.receipt
@@ -60,30 +59,34 @@ class Append:
 class Ending:
     """Entries that leave a mailbox unacknowledged. They have left the index; `cells` restores them on failure."""
 
-    __slots__ = ("cells", "client_id", "done", "reason", "seqs")
+    __slots__ = ("cells", "client_id", "done", "losses", "reason", "seqs")
 
     def __init__(
-        self, client_id: str, reason: EndReason, cells: list[Cell], done: Callable[[NotifierError | None], None] | None
+        self,
+        client_id: str,
+        reason: EndReason,
+        cells: list[Cell],
+        losses: Losses | None,
+        done: Callable[[NotifierError | None], None] | None = None,
     ) -> None:
         self.client_id = client_id
         self.reason: EndReason = reason
         self.cells = cells
         self.seqs = [cell[0] for cell in cells]
+        self.losses = losses
         self.done = done
 
 
-class Settling:
+class Settling(msgspec.Struct, gc=False):
     """Acknowledgements of one client that this commit makes final. `seqs` are filled in when the batch is closed."""
 
-    __slots__ = ("acked_by", "client_id", "dones", "receipts", "seq", "seqs")
-
-    def __init__(self, client_id: str, seq: int, acked_by: AckedBy) -> None:
-        self.client_id = client_id
-        self.seq = seq
-        self.acked_by: AckedBy = acked_by
-        self.dones: list[Callable[[NotifierError | None], None]] | None = None
-        self.seqs: Sequence[int] = ()
-        self.receipts: Sequence[int] = ()
+    client_id: str
+    seq: int
+    acked_by: AckedBy
+    dones: list[Callable[[NotifierError | None], None]] | None = None
+    seqs: Sequence[int] = ()
+    receipts: bool = False
+    """Some of them have one."""
 
 
 class Wanted:
@@ -107,7 +110,8 @@ class Batch:
         self.appends: list[Append] = []
         self.settlings: dict[str, Settling] = {}
         self.endings: list[Ending] = []
-        self.rows: list[tuple[Any, ...]] = []
+        self.steps: list[Step] = []
+        """What else goes into the transaction, in order."""
         self.dones: list[Callable[[NotifierError | None], None]] = []
         self.reads: list[Wanted] = []
         # Filled in by `run`:
@@ -123,9 +127,10 @@ class Batch:
             asked = [item.key for item in self.appends if not item.draft.fresh_id]
             if asked:
                 self._drop_left(store.known(asked), now_ms)
-            rows = self._rows(now_ms, dedup_ms)
-            if rows:
-                store.commit(rows)
+            puts, ids = self._puts(dedup_ms)
+            steps = list(self._steps(now_ms))
+            if puts or steps:
+                store.commit(puts, ids, steps)
         except Exception as error:
             self.error = translate(error)
         try:
@@ -139,47 +144,63 @@ class Batch:
         """Keep only the ids that still count: within their window, or pending."""
         self.known = {key: k for key, k in known.items() if k.pending or k.until_ms > now_ms}
 
-    def _rows(self, now_ms: int, dedup_ms: int) -> list[tuple[Any, ...]]:
-        rows: list[tuple[Any, ...]] = []
-        last = 0
+    def _puts(self, dedup_ms: int) -> tuple[list[Row], list[Row]]:
+        puts, ids = [], []
         for item in self.appends:
             draft = item.draft
+            item.digest = digest(draft)
             if not item.seq or (self.known and item.key in self.known):
                 continue
-            if item.collapsed:
-                rows += ending_rows("collapsed", [cell[0] for cell in item.collapsed], now_ms)
-            if item.dropped:
-                rows += ending_rows("dropped", [cell[0] for cell in item.dropped], now_ms)
-            last = item.seq
-            crc = checksum(
-                item.seq, draft.client_id, draft.id, draft.event, draft.collapse_key, item.accepted_ms, item.expires_ms,
-                draft.data,
-            )  # fmt: skip
-            rows.append((
-                "put", item.seq, draft.client_id, item.expires_ms, RECEIPT if draft.receipt else 0, len(draft.data),
-                draft.collapse_key, draft.id, draft.event, item.accepted_ms, crc, draft.data.decode(), item.digest,
-                item.accepted_ms + dedup_ms,
+            client_id, id, data, seq, expires_ms = draft.client_id, draft.id, draft.data, item.seq, item.expires_ms
+            crc = checksum(seq, client_id, id, draft.event, draft.collapse_key, item.accepted_ms, expires_ms, data)
+            puts.append((
+                seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, len(data), draft.collapse_key, id,
+                draft.event, item.accepted_ms, crc, data.decode(),
             ))  # fmt: skip
+            ids.append((id, client_id, seq, item.digest, expires_ms, item.accepted_ms + dedup_ms))
+        return puts, ids
+
+    def _steps(self, now_ms: int) -> Iterator[Step]:
+        last = 0
+        for item in self.appends:
+            if not item.seq or (self.known and item.key in self.known):
+                continue
+            last = item.seq
+            draft = item.draft
             if draft.receipt:
                 until = item.expires_ms + RECEIPT_KEPT_MS
-                rows.append(("receipt", draft.id, draft.client_id, item.seq, item.accepted_ms, until))
+                yield queries.RECEIPT, (draft.id, draft.client_id, item.seq, item.accepted_ms, until)
+            for ending in (item.collapsed, item.dropped):
+                if ending is not None:
+                    yield from _ending(ending, now_ms)
         if last:
-            rows.append(("last_seq", last))
+            yield queries.LAST, (last,)
+        proven: list[int] = []
         settled: list[int] = []
         for settling in self.settlings.values():
             if settling.seqs:
-                if settling.acked_by == "transport":
-                    rows.append(("mark", settling.seqs, "transport"))
-                if settling.receipts:
-                    rows.append(("close", settling.receipts, "delivered", now_ms, settling.acked_by))
                 settled += settling.seqs
+                if settling.acked_by == "transport":
+                    proven += settling.seqs
+                if settling.receipts:
+                    yield queries.CLOSE, (_json(settling.seqs), "delivered", now_ms, settling.acked_by)
+        if proven:
+            yield queries.MARK, (_json(proven), "transport")
         if settled:
-            rows.append(("settle", settled))
+            yield queries.DELETE, (_json(settled),)
         for ending in self.endings:
-            rows += ending_rows(ending.reason, ending.seqs, now_ms)
-        return rows + self.rows
+            yield from _ending(ending, now_ms)
+        yield from self.steps
 
 
-def ending_rows(reason: EndReason, seqs: Sequence[int], now_ms: int) -> list[tuple[Any, ...]]:
-    """Rows that end these unacknowledged: remembered for repeats and receipts, then out of the mailbox."""
-    return [("mark", seqs, reason), ("close", seqs, reason, now_ms, None), ("settle", seqs)] if seqs else []
+def _ending(ending: Ending, now_ms: int) -> Iterator[Step]:
+    """These end unacknowledged: remembered for repeats and receipts, then out of the mailbox."""
+    if ending.seqs:
+        seqs = _json(ending.seqs)
+        yield queries.MARK, (seqs, ending.reason)
+        yield queries.CLOSE, (seqs, ending.reason, now_ms, None)
+        yield queries.DELETE, (seqs,)
+
+
+def _json(seqs: Sequence[int]) -> str:
+    return msgspec.json.encode(seqs).decode()

@@ -6,10 +6,10 @@ Changes that must be durable are put into `_next`, the batch of the commit to co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from notifier.clock import Clock
-from notifier.engine.base import Draft, EndReason, Losses, LossReason
+from notifier.engine import queries
+from notifier.engine.base import LOSSES, EndReason, Losses, LossReason
 from notifier.engine.batch import Append, Batch, Ending
 from notifier.engine.mailboxes import RECEIPT, Cell, Expiries, Mailbox
 from notifier.errors import MailboxFull, NotifierError, StorageFull
@@ -35,6 +35,7 @@ class Ledger:
         self._boxes: dict[str, Mailbox] = {}
         self._pending = 0
         self._expiries = Expiries()
+        self._emptied: set[str] = set()
         self._losses: dict[str, Losses] = {}
         self._revoked: dict[str, float] = {}
         self._cursors: dict[str, int] = {}
@@ -46,49 +47,54 @@ class Ledger:
     def _kick(self) -> None:
         raise NotImplementedError
 
-    def _refusal(self, draft: Draft) -> NotifierError | None:
+    def _place(self, item: Append, now_us: int) -> NotifierError | None:
+        """Give it a seq and enter it in the index, where it is invisible until its commit returns; or refuse it."""
         if self._low_disk:
             return StorageFull(
                 "Less than MIN_FREE_DISK_BYTES are free. Publishing goes on by itself when there is room."
             )
-        box = self._boxes.get(draft.client_id)
-        if box is None or self._drop_oldest:
-            return None
-        count, size = box.load() if box.acking else (len(box), box.size)
-        if draft.collapse_key is not None and box.keys and draft.collapse_key in box.keys:
-            freed = [seq for seq in box.keys[draft.collapse_key] if seq > box.acking]
-            count -= len(freed)
-            size -= sum(map(box.size_of, freed))
-        if count >= self._limit or size + len(draft.data) > self._limit_bytes:
-            return MailboxFull(
-                f"The mailbox holds {count} unacknowledged notifications ({size} bytes) and takes no more until the "
-                "client acknowledges some, some expire, or they are purged."
-            )
+        draft = item.draft
+        client_id, size = draft.client_id, len(draft.data)
+        box = self._boxes.get(client_id)
+        if box is None:
+            box = self._boxes[client_id] = Mailbox()
+        elif len(box) and (refusal := self._make_room(item, box, size)) is not None:
+            return refusal
+        item.after = box.last
+        item.seq = self._last_seq = seq = max(self._last_seq + 1, now_us)
+        box.put(seq, item.expires_ms, size, RECEIPT if draft.receipt else 0, draft.collapse_key)
+        self._pending += 1
+        self._expiries.add(client_id, item.expires_ms, item.accepted_ms)
         return None
 
-    def _place(self, item: Append) -> None:
-        """Give it a seq and enter it in the index, where it is invisible until its commit returns."""
+    def _make_room(self, item: Append, box: Mailbox, size: int) -> NotifierError | None:
+        """What it collapses leaves; a full mailbox refuses it, or drops its oldest."""
         draft = item.draft
-        box = self._box(draft.client_id)
+        same: list[int] = []
         if draft.collapse_key is not None and box.keys and draft.collapse_key in box.keys:
-            item.collapsed = box.take([seq for seq in box.keys[draft.collapse_key] if seq > box.acking])
-            self._pending -= len(item.collapsed)
-        if self._drop_oldest:
-            item.dropped = self._make_room(box, len(draft.data))
-        item.after = box.last
-        item.seq = self._last_seq = max(self._last_seq + 1, self._clock.now_us())
-        box.put(item.seq, item.expires_ms, len(draft.data), RECEIPT if draft.receipt else 0, draft.collapse_key)
-        self._pending += 1
-        self._expiries.add(draft.client_id, item.expires_ms, item.accepted_ms)
-
-    def _make_room(self, box: Mailbox, size: int) -> list[Cell] | None:
+            same = [seq for seq in box.keys[draft.collapse_key] if seq > box.acking]
+        count, held = box.load() if box.acking else (len(box), box.size)
+        count -= len(same)
+        if count >= self._limit or held + size > self._limit_bytes:
+            held -= sum(map(box.size_of, same))
+            if not self._drop_oldest and (count >= self._limit or held + size > self._limit_bytes):
+                return MailboxFull(
+                    f"The mailbox holds {count} unacknowledged notifications ({held} bytes) and takes no more "
+                    "until the client acknowledges some, some expire, or they are purged."
+                )
+        if same:
+            item.collapsed = self._ending(draft.client_id, box, "collapsed", same)
         dropped: list[Cell] = []
-        while True:
+        while self._drop_oldest:
             count, held = box.load()
             if count < self._limit and held + size <= self._limit_bytes:
-                self._pending -= len(dropped)
-                return dropped or None
+                break
             dropped += box.take(box.oldest(1))
+        if dropped:
+            self._pending -= len(dropped)
+            losses = self._lose(draft.client_id, "overflow", len(dropped))
+            item.dropped = Ending(draft.client_id, "dropped", dropped, losses)
+        return None
 
     def _withdraw(self, item: Append) -> None:
         """Undo `_place`: this draft was not stored."""
@@ -96,12 +102,18 @@ class Ledger:
             return
         box = self._box(item.draft.client_id)
         box.take([item.seq])
-        for cells in (item.collapsed, item.dropped):
-            if cells:
-                box.restore(cells)
-                self._pending += len(cells)
+        for ending in (item.collapsed, item.dropped):
+            if ending is not None:
+                self._restore(ending)
         self._pending -= 1
         self._tidy(item.draft.client_id, box)
+
+    def _restore(self, ending: Ending) -> None:
+        """The commit that was to end them has failed."""
+        self._box(ending.client_id).restore(ending.cells)
+        self._pending += len(ending.cells)
+        if ending.reason in LOSSES:
+            self._lose(ending.client_id, LOSSES[ending.reason], -len(ending.cells))
 
     def _tell_losses(self, client_id: str, told: dict[LossReason, int]) -> None:
         losses = self._losses.get(client_id)
@@ -110,23 +122,26 @@ class Ledger:
         for reason, total in told.items():
             if reason in losses.totals:
                 losses.told[reason] = max(losses.told.get(reason, 0), min(total, losses.totals[reason]))
-        self._next.rows += self._loss_rows(client_id, losses)
+                self._note_loss(client_id, losses, reason)
         if not losses.untold():
             del self._losses[client_id]
 
-    def _loss_rows(self, client_id: str, losses: Losses) -> list[tuple[Any, ...]]:
-        now_ms = self._clock.now_ms()
-        return [("loss", client_id, r, total, losses.told.get(r, 0), now_ms) for r, total in losses.totals.items()]
-
     def _lose(self, client_id: str, reason: LossReason, count: int) -> Losses:
+        """Count what is lost; it becomes durable in the commit that loses it."""
         losses = self._losses.setdefault(client_id, Losses({}, {}))
         if reason not in losses.totals:
             # A total starts above every earlier one of this client: a session may still hold that.
             losses.totals[reason] = losses.told[reason] = self._last_seq
         losses.totals[reason] += count
-        self._next.rows += self._loss_rows(client_id, losses)
-        self._kick()
+        self._note_loss(client_id, losses, reason)
         return Losses(dict(losses.totals), dict(losses.told))
+
+    def _note_loss(self, client_id: str, losses: Losses, reason: LossReason) -> None:
+        total, told = losses.totals[reason], losses.told[reason]
+        if total > told:
+            self._next.steps.append((queries.LOSS, (client_id, reason, total, told, self._clock.now_ms())))
+        else:
+            self._next.steps.append((queries.FORGET_LOSS, (client_id, reason)))
 
     def _expire(self, client_id: str, box: Mailbox, now_ms: int | None = None) -> None:
         """Take out what is past its time. Told when a commit has made it final; nobody waits for that."""
@@ -142,15 +157,28 @@ class Ledger:
         seqs: Sequence[int],
         done: Callable[[NotifierError | None], None] | None,
     ) -> list[int]:
-        ending = Ending(client_id, reason, box.take(seqs), done)
-        self._pending -= len(ending.cells)
+        ending = self._ending(client_id, box, reason, seqs)
+        ending.done = done
         self._next.endings.append(ending)
         self._kick()
         return ending.seqs
 
+    def _ending(self, client_id: str, box: Mailbox, reason: EndReason, seqs: Sequence[int]) -> Ending:
+        cells = box.take(seqs)
+        self._pending -= len(cells)
+        losses = self._lose(client_id, LOSSES[reason], len(cells)) if reason in LOSSES and cells else None
+        return Ending(client_id, reason, cells, losses)
+
     def _tidy(self, client_id: str, box: Mailbox) -> None:
+        """An empty mailbox is forgotten, but not at once: the next notification mostly comes soon."""
         if not len(box):
-            self._boxes.pop(client_id, None)
+            self._emptied.add(client_id)
+
+    def _forget_empty(self) -> None:
+        emptied, self._emptied = self._emptied, set()
+        for client_id in emptied:
+            if (box := self._boxes.get(client_id)) is not None and not len(box):
+                del self._boxes[client_id]
 
     def _box(self, client_id: str) -> Mailbox:
         box = self._boxes.get(client_id)

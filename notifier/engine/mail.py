@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from notifier.clock import Clock
+from notifier.engine import queries
 from notifier.engine.base import (
-    LOSSES,
     AckedBy,
     Appended,
     Draft,
     Duplicate,
-    EndReason,
-    Handed,
     Listener,
     Losses,
     LossReason,
@@ -28,9 +26,9 @@ from notifier.engine.base import (
     Page,
     State,
 )  # fmt: skip
-from notifier.engine.batch import Append, Batch, Settling, Wanted
+from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted, digest
 from notifier.engine.ledger import Ledger
-from notifier.engine.mailboxes import LIVE, RECEIPT, WRITTEN, Cell
+from notifier.engine.mailboxes import LIVE, WRITTEN
 from notifier.engine.observer import Observer, tell
 from notifier.engine.writer import FatalEngineError, Known, Store, Writer, translate
 from notifier.errors import EngineUnavailable, IdConflict, NotifierError, StorageFull
@@ -68,21 +66,20 @@ class MailboxEngine(Ledger):
         """See Engine.append."""
         if self._error is not None:
             return done(self._error)
-        item = Append(draft, done, self._clock.now_ms())
+        now_us = self._clock.now_us()
+        now_ms = now_us // 1000
+        item = Append(draft, done, now_ms, now_ms + draft.ttl * 1000)
         if not draft.fresh_id:
             first = self._under_way.get(item.key)
             if first is not None:
                 first.followers = [*(first.followers or ()), item]
                 return None
-        refusal = self._refusal(draft)
-        if refusal is None:
-            self._place(item)
-        elif draft.fresh_id:
-            return done(refusal)
-        else:
-            item.refusal = refusal  # a repeat is answered even so, hence look first
-        if not draft.fresh_id:
             self._under_way[item.key] = item
+        refusal = self._place(item, now_us)
+        if refusal is not None:
+            if draft.fresh_id:
+                return done(refusal)
+            item.refusal = refusal  # a repeat is answered even so, hence look first
         self._next.appends.append(item)
         self._kick()
         return None
@@ -176,9 +173,10 @@ class MailboxEngine(Ledger):
             box = self._boxes.get(settling.client_id)
             if box is not None:
                 settling.seqs = box.upto(min(settling.seq, self._committed))
-                settling.receipts = box.flagged(settling.seqs, RECEIPT)
-        for seq in list(self._sent) if self._sent else ():
-            batch.rows.append(("sent", seq, *self._sent.pop(seq)))
+                settling.receipts = box.receipts
+        if self._sent:
+            sent, self._sent = self._sent, {}
+            batch.steps += [(queries.SENT, (seq, first_ms, times)) for seq, (first_ms, times) in sent.items()]
         self._take_reads(batch)
         self._busy = True
         now_ms, started = self._clock.now_ms(), self._clock.monotonic()
@@ -213,12 +211,13 @@ class MailboxEngine(Ledger):
         if batch.error is not None:
             self._failed(batch, batch.error)
         else:
+            known = batch.known
             for item in batch.appends:
-                self._appended(item, batch.known.get(item.key) if batch.known else None)
+                self._appended(item, known.get(item.key) if known else None)
             for settling in batch.settlings.values():
                 self._settled(settling)
             for ending in batch.endings:
-                self._ended(ending.client_id, ending.reason, ending.cells)
+                self._ended(ending)
                 tell(ending.done, None)
             for done in batch.dones:
                 tell(done, None)
@@ -231,7 +230,7 @@ class MailboxEngine(Ledger):
             settling.dones for settling in waiting.settlings.values()
         ):  # fmt: skip
             self._flush()
-        elif (waiting.settlings or waiting.rows) and self._lazy is None:
+        elif (waiting.settlings or waiting.steps) and self._lazy is None:
             self._lazy = self._loop.call_later(LAZY_S, self._flush)
 
     def _appended(self, item: Append, known: Known | None) -> None:
@@ -248,34 +247,33 @@ class MailboxEngine(Ledger):
             outcome = item.refusal
         else:
             self._committed = item.seq
-            if item.collapsed:
-                self._ended(draft.client_id, "collapsed", item.collapsed)
-            if item.dropped:
-                self._ended(draft.client_id, "dropped", item.dropped)
-            handed = self._wake(item)
-            outcome = Appended(item.seq, item.accepted_ms, item.expires_ms, *handed)
+            if item.collapsed is not None:
+                self._ended(item.collapsed)
+            if item.dropped is not None:
+                self._ended(item.dropped)
+            outcome = self._wake(item)
         tell(item.done, outcome)
         for follower in item.followers or ():
-            if follower.digest != content:
+            if digest(follower.draft) != content:
                 tell(follower.done, conflict())
             elif isinstance(outcome, Appended):
                 tell(follower.done, Duplicate(item.seq, item.expires_ms, "pending", None))
             else:
                 tell(follower.done, outcome)
 
-    def _wake(self, item: Append) -> Handed:
-        box = self._boxes.get(item.draft.client_id)
-        if box is None or item.seq not in box:
-            return Handed(0, 0)  # the next in this very commit has collapsed it, or pushed it out
-        notification = item.notification()
+    def _wake(self, item: Append) -> Appended:
         connections = taken = 0
-        for listener in self._listeners:
-            handed = listener.wake(notification, item.after)
-            connections += handed.connections
-            taken += handed.taken
-        if taken:
-            box.mark(item.seq, LIVE | WRITTEN)
-        return Handed(connections, taken)
+        box = self._boxes.get(item.draft.client_id)
+        # The next in this very commit may have collapsed it, or pushed it out.
+        if box is not None and (box.last == item.seq or item.seq in box):
+            notification = item.notification()
+            for listener in self._listeners:
+                handed = listener.wake(notification, item.after)
+                connections += handed.connections
+                taken += handed.taken
+            if taken:
+                box.mark(item.seq, LIVE | WRITTEN)
+        return Appended(item.seq, item.accepted_ms, item.expires_ms, connections, taken)
 
     def _repeat(self, item: Append, known: Known) -> Outcome:
         if known.digest != item.digest:
@@ -293,8 +291,9 @@ class MailboxEngine(Ledger):
     def _settled(self, settling: Settling) -> None:
         box = self._boxes.get(settling.client_id)
         if box is not None:
-            live = box.flagged([seq for seq in settling.seqs if seq in box], LIVE)
-            seqs = [cell[0] for cell in box.take(settling.seqs)]
+            cells = box.take(settling.seqs)
+            seqs = [cell[0] for cell in cells]
+            live = [cell[0] for cell in cells if cell[2] & LIVE]
             self._pending -= len(seqs)
             self._tidy(settling.client_id, box)
             if seqs:
@@ -319,15 +318,13 @@ class MailboxEngine(Ledger):
         more = box is not None and bool(box.after(through, self._committed, 1, 1))
         return tell(wanted.done, Page(mail, through, more))
 
-    def _ended(self, client_id: str, reason: EndReason, cells: Sequence[Cell]) -> None:
-        """An end is durable: count the loss for the client, and tell the nodes."""
-        losses = self._lose(client_id, LOSSES[reason], len(cells)) if reason in LOSSES and cells else None
-        box = self._boxes.get(client_id)
+    def _ended(self, ending: Ending) -> None:
+        """An end is durable: tell the nodes."""
+        box = self._boxes.get(ending.client_id)
         if box is not None:
-            self._tidy(client_id, box)
-        seqs = [cell[0] for cell in cells]
+            self._tidy(ending.client_id, box)
         for listener in self._listeners:
-            listener.ended(client_id, reason, seqs, losses)
+            listener.ended(ending.client_id, ending.reason, ending.seqs, ending.losses)
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
@@ -343,9 +340,7 @@ class MailboxEngine(Ledger):
             for waiting in (item, *(item.followers or ())):
                 tell(waiting.done, waiting.refusal or error)
         for ending in batch.endings:
-            if not isinstance(error, FatalEngineError):
-                self._box(ending.client_id).restore(ending.cells)
-                self._pending += len(ending.cells)
+            self._restore(ending)
             tell(ending.done, error)
         for done in batch.dones:
             tell(done, error)
@@ -354,7 +349,7 @@ class MailboxEngine(Ledger):
                 tell(done, error)
             if self._error is None:
                 self.acknowledge(settling.client_id, settling.seq, settling.acked_by)
-        self._next.rows = batch.rows + self._next.rows
+        self._next.steps = batch.steps + self._next.steps
         if isinstance(error, StorageFull):
             self._low_disk = True
         if isinstance(error, FatalEngineError):
@@ -383,7 +378,8 @@ class MailboxEngine(Ledger):
                 self._tidy(wanted.client_id, box)
         for seq in batch.damaged:
             self._observer.engine_error("damaged_record")
-            self._next.rows.append(("damaged", seq, now_ms))
+            self._next.steps.append((queries.SET_ASIDE, (seq, now_ms)))
+            self._next.steps.append((queries.DELETE, (f"[{seq}]",)))
 
 
 def conflict() -> IdConflict:

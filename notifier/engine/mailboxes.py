@@ -29,11 +29,13 @@ Cell: TypeAlias = tuple[int, int, int, str | None]
 class Mailbox:
     """One client's pending mail, oldest first: seq, expiry (unix ms), size (bytes) and flags of each."""
 
-    __slots__ = ("_cells", "acking", "keys", "size")
+    __slots__ = ("_cells", "acking", "keys", "receipts", "size")
 
     def __init__(self) -> None:
         self._cells = array("q")
         self.size = 0
+        self.receipts = False
+        """Some entry may have asked for a receipt."""
         self.acking = 0
         """Everything up to here is being settled by a commit under way: nothing else may end it."""
         self.keys: dict[str, list[int]] | None = None
@@ -55,6 +57,8 @@ class Mailbox:
         """Add the newest entry."""
         self._cells.extend((seq, expires_ms, size << _SHIFT | flags))
         self.size += size
+        if flags & RECEIPT:
+            self.receipts = True
         if collapse_key is not None:
             if self.keys is None:
                 self.keys = {}

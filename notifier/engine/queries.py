@@ -1,12 +1,60 @@
 """The SQL of the writer thread that is not in schema.sql and batch.sql. A sentence over each."""
 
-# One commit. Columns past the end of an operation's row are NULL.
-COMMIT = """
-INSERT INTO temp.batch
-SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9,
-       value->>10, value->>11, value->>12, value->>13
-FROM json_each(?)
+# Many rows by one statement, because Python's lock is given back and taken again around every step: with a statement
+# per row the writer thread would queue for that lock after every row. The rows are bound as they are; taking them out
+# of one JSON text costs SQLite three times as much.
+PUT = "INSERT INTO mail VALUES "
+PUT_ROW = "(?,?,?,?,?,?,?,?,?,?,?)"
+
+# A row that is in the way has left its window: the writer has looked.
+REMEMBER = "REPLACE INTO dedup VALUES "
+REMEMBER_ROW = "(?,?,?,?,?,?,NULL)"
+
+LAST = "UPDATE meta SET value = ?1 WHERE name = 'last_seq'"
+
+# Out of the mailbox, however that came.
+DELETE = "DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(?1))"
+
+# How these ended, where it was not by an acknowledgement of the client; goes before DELETE.
+MARK = """
+UPDATE dedup SET state = ?2 WHERE (id, client_id) IN (
+    SELECT id, client_id FROM mail WHERE seq IN (SELECT value FROM json_each(?1)))
 """
+
+# The end of their receipts, if they have any; the first end stays for ever.
+CLOSE = """
+UPDATE receipt SET state = ?2, settled_ms = ?3, acked_by = ?4
+WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending'
+"""
+
+RECEIPT = (
+    "REPLACE INTO receipt (id, client_id, seq, state, accepted_ms, until_ms) VALUES (?1, ?2, ?3, 'pending', ?4, ?5)"
+)
+SENT = "UPDATE receipt SET sent_ms = coalesce(sent_ms, ?2), attempts = attempts + ?3 WHERE seq = ?1"
+
+# [client_id, seq] pairs, noted at ?2.
+CURSORS = """
+INSERT INTO cursor SELECT value->>0, value->>1, ?2 FROM json_each(?1) WHERE true
+ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), at_ms = excluded.at_ms
+"""
+
+LOSS = "REPLACE INTO loss VALUES (?1, ?2, ?3, ?4, ?5)"
+FORGET_LOSS = "DELETE FROM loss WHERE client_id = ?1 AND reason = ?2"
+
+REVOKE = "REPLACE INTO revocation VALUES (?1, ?2)"
+LIFT = "DELETE FROM revocation WHERE client_id = ?1"
+
+# All that is kept of a client but its mail, which goes by DELETE, and a revocation.
+ERASE = (
+    "DELETE FROM dedup WHERE client_id = ?1",
+    "DELETE FROM receipt WHERE client_id = ?1",
+    "DELETE FROM cursor WHERE client_id = ?1",
+    "DELETE FROM loss WHERE client_id = ?1",
+    "DELETE FROM damaged WHERE client_id = ?1",
+)
+
+# Set a damaged record aside; DELETE follows.
+SET_ASIDE = "INSERT OR IGNORE INTO damaged SELECT seq, client_id, id, ?2, data FROM mail WHERE seq = ?1"
 
 # Which of these [id, client_id] pairs were accepted before, and whether that mail is pending.
 # One row, one step: Python's lock is taken back once, not per row (so in all that follows).

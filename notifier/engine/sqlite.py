@@ -11,8 +11,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from notifier.clock import Clock
-from notifier.engine import database
+from notifier.engine import database, queries
 from notifier.engine.base import Handed, Listener, Losses, Overview, Receipt, Stats, Target
 from notifier.engine.mail import MailboxEngine
 from notifier.engine.observer import Observer, tell
@@ -120,6 +122,7 @@ class SQLiteEngine(MailboxEngine):
                 if at % SLICE == SLICE - 1:
                     await asyncio.sleep(0)
             self._note_cursors()
+            self._forget_empty()
             if not self._memory:
                 await self._on_thread(self._look_at_disk)
             await self._sweep()
@@ -128,7 +131,8 @@ class SQLiteEngine(MailboxEngine):
         """Write the cursors down, at most once a second per client: mail tells what is pending, they only inform."""
         if self._cursors:
             now_ms = self._clock.now_ms()
-            self._next.rows += [("cursor", client_id, seq, now_ms) for client_id, seq in self._cursors.items()]
+            pairs = msgspec.json.encode(list(self._cursors.items())).decode()
+            self._next.steps.append((queries.CURSORS, (pairs, now_ms)))
             self._cursors = {}
             self._kick()
 
@@ -229,7 +233,7 @@ class SQLiteEngine(MailboxEngine):
                 return tell(done, result)
             self._losses.pop(client_id, None)
             self._cursors.pop(client_id, None)
-            self._next.rows.append(("erase", client_id))
+            self._next.steps += [(sql, (client_id,)) for sql in queries.ERASE]
             self._next.dones.append(done)
             return self._kick()
 
@@ -247,7 +251,8 @@ class SQLiteEngine(MailboxEngine):
                 self._revoked[client_id] = at_s
             tell(done, error)
 
-        self._next.rows.append(("revoke", client_id, at_s))
+        step = (queries.LIFT, (client_id,)) if at_s is None else (queries.REVOKE, (client_id, at_s))
+        self._next.steps.append(step)
         self._next.dones.append(durable)
         self._kick()
         return None

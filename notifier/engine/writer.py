@@ -9,8 +9,9 @@ import queue
 import threading
 import zlib
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 import apsw
@@ -20,6 +21,7 @@ from notifier.engine import queries
 from notifier.engine.base import Notification
 from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 
+Row = tuple[Any, ...]
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _Row = tuple[int, str, str, str | None, str | None, int, int, int, int, str]
@@ -129,7 +131,6 @@ class Store:
             if got not in expected:
                 raise EngineUnavailable(f"SQLite answers {name}={got} where {value} was asked for.")
         connection.execute("PRAGMA temp_store=memory; PRAGMA foreign_keys=off")
-        connection.execute(files("notifier.engine").joinpath("batch.sql").read_text())
 
     def close(self) -> None:
         """Checkpoint and close."""
@@ -149,9 +150,33 @@ class Store:
             for id, client_id, seq, digest, expires, until, state, pending in _known.decode(text)
         }
 
-    def commit(self, operations: list[tuple[Any, ...]]) -> None:
-        """One transaction; returns when it is durable. Raises apsw.Error, and then nothing of it happened."""
-        self._connection.execute(queries.COMMIT, (_encode(operations).decode(),))
+    def commit(self, puts: list[Row], ids: list[Row], steps: Iterable[tuple[str, Row]]) -> None:
+        """One transaction: new mail, what is remembered of its ids, then the steps in their order.
+
+        Returns when it is durable. Raises: apsw.Error, and then nothing of it happened.
+        """
+        run = self._connection.execute
+        run("BEGIN IMMEDIATE")
+        try:
+            self._insert(queries.PUT, queries.PUT_ROW, puts)
+            self._insert(queries.REMEMBER, queries.REMEMBER_ROW, ids)
+            for sql, bindings in steps:
+                run(sql, bindings)
+            run("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                run("ROLLBACK")
+            raise
+
+    def _insert(self, insert: str, row: str, rows: list[Row]) -> None:
+        """In a few sizes of statement, so that each is prepared once."""
+        at = 0
+        for size in (256, 64, 16, 4, 1):
+            while len(rows) - at >= size:
+                self._connection.execute(
+                    insert + ",".join((row,) * size), tuple(chain.from_iterable(rows[at : at + size]))
+                )
+                at += size
 
     def read(self, seqs: list[int]) -> tuple[dict[int, Notification], list[int]]:
         """The mail with these seqs, and which of them are damaged."""
