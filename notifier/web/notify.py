@@ -39,6 +39,8 @@ from notifier.web.publishing import Answers, Publishing, Reply, encode, refusal
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000
+MAX_DATA_BYTES = 700 * 1024
+"""What a connection with 256 KiB unsent can still take, before 1 MiB unsent ends it."""
 _OPTIONS = ("id", "event", "ttl", "collapse_key", "receipt")
 _REPLAYED = b"content-type: application/json\r\nidempotent-replayed: true\r\n"
 _JSON = b"content-type: application/json\r\n"
@@ -285,9 +287,14 @@ def _data(request: Request) -> bytes:
         strictjson.parse(body)
         return body.strip(b" \t\r\n")
     try:
-        return msgspec.json.encode(body.decode())
+        data = msgspec.json.encode(body.decode())
     except UnicodeDecodeError:
         raise BadJson("The text is not UTF-8.") from None
+    if len(data) > MAX_DATA_BYTES:
+        raise TooLarge(
+            f"As JSON this text has {len(data)} bytes, {MAX_DATA_BYTES} are allowed; control characters grow."
+        )
+    return data
 
 
 _items = msgspec.json.Decoder(list[Raw])
