@@ -89,6 +89,8 @@ def _settings(environ: Mapping[str, str], secrets: devfiles.Secrets, port: int |
     merged.setdefault("NOTIFIER_ENGINE", f"sqlite:///{devfiles.DIRECTORY}/notifier.db")
     # A laptop's disk is often nearly full; that should not stop somebody who only tries it.
     merged.setdefault("NOTIFIER_MIN_FREE_DISK_BYTES", "0")
+    # Spreading the reconnects of a crowd is nothing to wait for at each Ctrl-C.
+    merged.setdefault("NOTIFIER_DRAIN_SECONDS", "0")
     if port is not None:
         merged["NOTIFIER_PORT"] = str(port)
     try:

@@ -44,11 +44,13 @@ def listen(
 
 
 async def _listen(url: str, source: str | Callable[[], str], client_id: str, count: int | None, json: bool) -> Exit:
+    from notifier.client.backoff import Backoff
     from notifier.client.errors import Ended
     from notifier.client.subscriber import Subscriber
 
     try:
-        async with Subscriber(url, source, ack="client") as subscriber:
+        # Somebody sits before it: back soon after a restart. One listener more is no crowd.
+        async with Subscriber(url, source, ack="client", backoff=Backoff(cap=5.0)) as subscriber:
             return await _print_events(subscriber, url, client_id, count, json)
     except Ended as end:
         reason = f" {as_text(end.reason)}" if end.reason else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -82,6 +83,13 @@ def test_the_commands_of_the_publishing_page_work(tmp_path: Path) -> None:
             '{"n":1}',
             '{"n":2}',
         ]
+
+
+def test_the_question_of_the_operations_page_is_answered(tmp_path: Path) -> None:
+    (line,) = [line for line in lines_of(OPERATIONS) if "/clients/alice" in line]
+    with Development(tmp_path) as dev:
+        done = dev.paste(f"KEY={dev.value('API key')}; {line.replace('http://127.0.0.1:8000', dev.url)}")
+        assert json.loads(done.stdout)["why"][0]["cause"] == "nothing_sent"
 
 
 def test_ci_runs_the_commands_of_the_readme_and_nothing_is_skipped_there() -> None:
