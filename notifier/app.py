@@ -5,6 +5,7 @@ lifespan holds them.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -28,7 +29,7 @@ from notifier.transport.door import Door, Route
 from notifier.transport.handshake import PlainWebSocketRoute, is_websocket_path
 from notifier.transport.origins import Origins
 from notifier.transport.problems import problem
-from notifier.web import ops, receipts
+from notifier.web import clients, ops, receipts
 from notifier.web.notify import Batch, Broadcast, Notify, NotifyClient
 from notifier.web.publication import TtlLimits
 from notifier.web.publishing import Publishing
@@ -159,6 +160,7 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.include_router(ops.router(parts.node, parts.keys, parts.settings.metrics_auth, parts.not_ready))
     app.include_router(receipts.router(parts.node, parts.keys))
+    app.include_router(clients.router(parts.node, parts.keys, f"{socket.gethostname()}:{parts.settings.port}"))
     app.add_exception_handler(NotifierError, _tell_notifier_error)
     app.add_exception_handler(HTTPException, _tell_http_exception)
     app.add_exception_handler(RequestValidationError, _tell_validation_error)

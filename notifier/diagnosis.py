@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 from notifier.clock import Clock
+from notifier.engine.base import LossReason
 
 CLIENTS: Final = 10_000
 """Clients that are remembered: those to whom something happened last."""
@@ -139,7 +140,7 @@ class Facts(NamedTuple):
     readers: Sequence[Reader]
     pending: int
     cursor: int
-    lost: dict[str, int]
+    lost: dict[LossReason, int]
     """Reason → number, of what left the mailbox and the client has not heard of yet. Durable."""
     revoked: bool
 
@@ -193,10 +194,10 @@ def _absent(facts: Facts) -> Cause:
 
 def _past(facts: Facts) -> Iterator[Cause]:
     """What will not come any more."""
-    reasons: dict[str, int] = {reason: dropped.number for reason, dropped in facts.memory.dropped.items()}
-    for reason, number in facts.lost.items():
-        reasons[reason] = max(number, reasons.get(reason, 0))
-    for reason, number in reasons.items():
+    numbers: dict[str, int] = {reason: dropped.number for reason, dropped in facts.memory.dropped.items()}
+    for lost, number in facts.lost.items():
+        numbers[lost] = max(number, numbers.get(lost, 0))
+    for reason, number in numbers.items():
         yield _told(DROPS[reason], number=number)
 
 

@@ -11,6 +11,11 @@ from typing import Any
 import structlog
 
 
+def audit() -> Any:
+    """A logger that no LOG_LEVEL silences, for what administrators do."""
+    return structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET))
+
+
 def configure(level: str, format: str) -> None:
     """`level`: debug, info, warning, error; `format`: json, console, or auto (console on a terminal)."""
     console = format == "console" or (format == "auto" and sys.stderr.isatty())
