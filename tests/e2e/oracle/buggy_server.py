@@ -2,7 +2,7 @@
 
 python -m tests.e2e.oracle.buggy_server MODE serve
 
-early_answer   the 2xx leaves while the transaction is still open; the commit comes a little later
+early_answer   the 2xx leaves before the mail is where a restart finds it
 dropped        one publish in 10,000 is answered and thrown away
 early_settled  an acknowledgement is told at once and made durable a little later
 """
@@ -11,44 +11,68 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from notifier.cli.main import run
 from notifier.engine.base import Appended, Draft, Outcome
 from notifier.engine.sqlite import SQLiteEngine
-from notifier.engine.writer import Store
+from notifier.errors import NotifierError
 
 LATE_S = 0.1
 ONE_IN = 10_000
 
 
 def early_answer() -> None:
-    """Mail stands in an open transaction for a while: the server sees it, a restart does not.
+    """A restart finds the file as it was up to LATE_S ago, though every publish since then was answered.
 
-    Acknowledgements stay honest, so that a loss is the only thing to be seen: mail that they settle is made durable.
+    Confirmations stay honest (they await the next copy of the file), so that losses are what is to be seen.
     """
-    honest = Store.commit
-    held: list[tuple[float, tuple[Any, ...]]] = []
+    live = Path(os.environ["NOTIFIER_ENGINE"].removeprefix("sqlite:///"))
+    kept, copy = live.with_suffix(".kept"), live.with_suffix(".copy")
+    honest_start, honest_acknowledge = SQLiteEngine.start, SQLiteEngine.acknowledge
+    unconfirmed: list[Callable[[], None]] = []
+    tasks: list[asyncio.Task[None]] = []
 
-    def commit(store: Store, operations: list[tuple[Any, ...]]) -> None:
-        if store._connection.in_transaction:
-            store._connection.execute("ROLLBACK")
-        others = [row for row in operations if row[0] != "put"]
-        settled = {seq for row in others if row[0] == "settle" for seq in row[1]}
-        now = time.monotonic()
-        held.extend((now, row) for row in operations if row[0] == "put")
-        due = [row for at, row in held if at < now - LATE_S or row[1] in settled]
-        held[:] = [(at, row) for at, row in held if row not in due]
-        if due or others:
-            honest(store, due + others)
-        if held:
-            store._connection.execute("BEGIN")
-            honest(store, [row for _, row in held])
+    def forget(path: Path) -> None:
+        for end in ("", "-wal", "-shm", "-journal"):
+            path.with_name(path.name + end).unlink(missing_ok=True)
 
-    Store.commit = commit  # type: ignore[method-assign, assignment]
+    async def keep(engine: SQLiteEngine) -> None:
+        while True:
+            await asyncio.sleep(LATE_S)
+            forget(copy)
+            confirmed, unconfirmed[:] = unconfirmed[:], []
+            copied = asyncio.get_running_loop().create_future()
+            engine.backup(str(copy), copied.set_result)
+            await copied
+            copy.replace(kept)
+            for done in confirmed:
+                done()
+
+    async def start(engine: SQLiteEngine) -> None:
+        if kept.exists():
+            forget(live)
+            shutil.copy(kept, live)
+        await honest_start(engine)
+        tasks.append(asyncio.create_task(keep(engine)))
+
+    def acknowledge(
+        engine: SQLiteEngine, client_id: str, seq: int, acked_by: Any, told: Any = None, done: Any = None
+    ) -> None:
+        def durable(error: NotifierError | None) -> None:
+            unconfirmed.append(partial(done, error))
+
+        honest_acknowledge(engine, client_id, seq, acked_by, told, durable if done is not None else None)
+
+    SQLiteEngine.start = start  # type: ignore[method-assign, assignment]
+    SQLiteEngine.acknowledge = acknowledge  # type: ignore[method-assign, assignment]
 
 
 def dropped() -> None:

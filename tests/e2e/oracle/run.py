@@ -20,6 +20,7 @@ from tests.e2e.oracle.publisher import Publisher, Purger
 from tests.e2e.oracle.subscriber import MANNERS, Subscriber
 from tests.e2e.oracle.wire import Unexpected
 from tests.harness import Server
+from tests.harness.server import StartError
 
 FEATURES = frozenset({"auto", "collapse", "ttl", "wait", "receipts", "purge"})
 DRAIN_TIMEOUT = 30.0
@@ -33,6 +34,7 @@ class Plan:
     kills: int = 50
     accepted: int = 50_000  # go on without kills until so many are; at most `longest` seconds
     longest: float = 60.0
+    deadline: float = 270.0  # of the whole run: what does not come to an end is a finding, too
     publishers: int = 32
     clients: int = 100
     devices: int = 130  # connections; some clients have two
@@ -87,6 +89,23 @@ class Run:
 
     async def run(self) -> Report:
         began = time.monotonic()
+        try:
+            async with asyncio.timeout(self.plan.deadline):
+                await self._load()
+                await self._drain("last")
+                # Everything was told settled: after one more crash only what is published then may come.
+                await self._kill()
+                await self._start()
+                await self._drain("after")
+                await self._kill()
+        except* (TimeoutError, StartError) as failure:
+            self.journal.surprised("stuck", f"{failure.exceptions!r}\n{self.server.tail()}")
+        self.report.in_flight = sum(1 for epoch in self.journal.lost_publishes if self.journal.lost_acks[epoch])
+        self.report.violations = self.journal.violations()
+        self.report.seconds = time.monotonic() - began
+        return self.report
+
+    async def _load(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             publishers = self._publishers()
             purger = Purger(
@@ -108,16 +127,6 @@ class Run:
             await asyncio.wait(writing, timeout=DRAIN_TIMEOUT)
             for task in (*writing, *reading):
                 task.cancel()
-        await self._drain("last")
-        # Everything was told settled: after one more crash only what is published then may come.
-        self._kill()
-        await self._start()
-        await self._drain("after")
-        self._kill()
-        self.report.in_flight = sum(1 for epoch in self.journal.lost_publishes if self.journal.lost_acks[epoch])
-        self.report.violations = self.journal.violations()
-        self.report.seconds = time.monotonic() - began
-        return self.report
 
     # --- the server -------------------------------------------------------------------------------------------
 
@@ -126,12 +135,12 @@ class Run:
             self.journal.started()
             self.server.spawn()
             await asyncio.sleep(self._random.uniform(0.02, 0.6))
-            self._kill()
+            await self._kill()
             self.report.stillborn += 1
             return
         await self._start()
         await asyncio.sleep(self._random.uniform(*self.plan.life))
-        self._kill()
+        await self._kill()
         self.report.kills += 1
         if self.report.kills % 10 == 0:
             print(f"  {self.report.kills} kills, {self.journal.counts['accepted']} accepted", flush=True)
@@ -141,7 +150,9 @@ class Run:
         await self.server.astart()
         self.up.set()
 
-    def _kill(self) -> None:
+    async def _kill(self) -> None:
+        if not self.server.running:
+            self.journal.surprised("died", f"the server ended by itself\n{self.server.tail()}")
         self.up.clear()
         self.journal.killed()
         self.server.kill()
