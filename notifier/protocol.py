@@ -171,11 +171,12 @@ def _decode_odd(payload: bytes) -> None:
             raise BadJson(f"A frame of type {kind!r} is wrong: {error}.") from None
 
 
-@lru_cache(maxsize=256)  # the hot path asks for the same two seconds thousands of times
+@lru_cache(maxsize=256)
 def _second(s: int) -> str:
     return datetime.fromtimestamp(s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=4096)  # the answer and the frame tell the same two times, and so do their neighbours
 def rfc3339(ms: int) -> str:
     """Unix milliseconds as RFC 3339 UTC with milliseconds."""
     return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"

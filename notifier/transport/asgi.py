@@ -8,8 +8,8 @@ from typing import Any
 
 from notifier.errors import Forbidden, Unauthorized
 from notifier.transport.door import Door
-from notifier.transport.http import Request
 from notifier.transport.problems import tell_defect
+from notifier.transport.request import Request
 
 
 def run(door: Door, server_state: Any, request: Request) -> None:
@@ -43,7 +43,7 @@ class _Call:
             "raw_path": request.path,
             "query_string": request.query,
             "root_path": "",
-            "headers": request.headers,
+            "headers": request.head.headers,
             "client": (request.protocol.peer, 0),
             "server": None,
             "state": {},

@@ -19,12 +19,13 @@ from notifier.hub import Carrier
 from notifier.node import Node
 from notifier.session import Limits
 from notifier.transport.origins import Origins
+from notifier.transport.request import KnownHeads
 from notifier.transport.wheel import Wheel
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
-    from notifier.transport.http import Request
+    from notifier.transport.request import Head, Request
 
 _log = structlog.get_logger("notifier.door")
 
@@ -37,7 +38,10 @@ class Route(Protocol):
 
     name: str
 
-    def admit(self, request: Request) -> int:
+    repeats: bool
+    """Requests with the same head may be handled without asking `admit` again."""
+
+    def admit(self, head: Head) -> int:
         """The head has come: the most bytes that the body may have. Raises a NotifierError to refuse."""
 
     def handle(self, request: Request) -> None:
@@ -73,6 +77,7 @@ class Door:
         self.find_route = find_route
         self.max_body = max_body
         self.wheel = Wheel(loop)
+        self.known_heads = KnownHeads()
         self.application: Any = None
         self.leaving = False
         """A signal has come: /readyz says so."""

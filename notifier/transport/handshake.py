@@ -32,7 +32,8 @@ from notifier.protocol import SUBPROTOCOL, AckMode
 from notifier.session import Session
 from notifier.transport import frames
 from notifier.transport.door import Door
-from notifier.transport.http import LINGER_S, Request
+from notifier.transport.http import LINGER_S
+from notifier.transport.request import Head, Request
 from notifier.transport.websocket import WebSocketConnection
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -64,10 +65,11 @@ class PlainWebSocketRoute:
     """`/ws` asked for without an upgrade: tell what it is (RFC 9110 §15.5.22)."""
 
     name = "ws"
+    repeats = False
 
-    def admit(self, request: Request) -> int:
+    def admit(self, head: Head) -> int:
         """See Route."""
-        if not request.upgrade:
+        if not head.upgrade:
             raise UpgradeRequired("Connect with a WebSocket client, version 13.")
         return 0
 

@@ -24,8 +24,9 @@ from notifier.errors import (
     Unauthorized,
     UriTooLong,
 )  # fmt: skip
-from notifier.transport.door import Door, Route
-from notifier.transport.problems import BadRequest, problem, tell_defect
+from notifier.transport.door import Door
+from notifier.transport.problems import BadRequest, tell_defect
+from notifier.transport.request import Head, Request
 
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 128
@@ -40,48 +41,6 @@ SLICE = 16 * 1024
 """How many bytes are parsed before the requests in them are answered: pipelined ones are kept as the bytes they are."""
 
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-class Request:
-    """One request, whole. `path` and `query` are as they came, not decoded; header names are lower case."""
-
-    __slots__ = (
-        "body", "headers", "keep_alive", "key", "limit", "method", "parts", "path", "protocol", "query", "refusal",
-        "route", "size", "started", "upgrade",
-    )  # fmt: skip
-
-    def __init__(self, protocol: HttpProtocol, started: float) -> None:
-        self.protocol = protocol
-        self.started = started
-        self.method = ""
-        self.path = b""
-        self.query = b""
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
-        self.parts: bytearray | None = None
-        """The body while it comes in more than one piece: appending to bytes would copy them each time."""
-        self.size = 0
-        self.limit = 0
-        self.keep_alive = True
-        self.upgrade = False
-        self.route: Route | None = None
-        self.refusal: NotifierError | None = None
-        self.key: Any = None
-        """The API key that was accepted, where the route asks for one."""
-
-    def header(self, name: bytes) -> bytes | None:
-        """The value of a header; several of one name are joined (RFC 9110 §5.3)."""
-        found = [value for key, value in self.headers if key == name]
-        return None if not found else found[0] if len(found) == 1 else b", ".join(found)
-
-    def respond(self, status: int, body: bytes, headers: bytes = b"content-type: application/json\r\n") -> None:
-        """Answer. `headers` are whole lines. A peer that has hung up changes nothing."""
-        self.protocol.respond(self, status, body, headers)
-
-    def fail(self, error: NotifierError) -> None:
-        """Answer with the problem document of an error (RFC 9457)."""
-        status, body, headers = problem(error)
-        self.protocol.respond(self, status, body, headers)
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -100,6 +59,7 @@ class HttpProtocol(asyncio.Protocol):
         "_lingering",
         "_parser",
         "_queue",
+        "_raw",
         "_stashed",
         "_state",
         "_transport",
@@ -120,6 +80,8 @@ class HttpProtocol(asyncio.Protocol):
         self._head_done = True
         self._head_size = 0
         self._url = b""
+        self._raw: bytes | None = None
+        """What came in one piece and may be a whole request: its head may be worth remembering."""
         self._lingering = -1
         self._stashed: bytes | None = None
         """Bytes behind a handshake that is being decided."""
@@ -198,6 +160,31 @@ class HttpProtocol(asyncio.Protocol):
     # -- bytes in -----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self._idle():
+            end = data.find(b"\r\n\r\n") + 4
+            head = self._door.known_heads.get(data[:end])
+            if head is not None and len(data) == end + head.length:
+                now = self._door.loop.time()
+                self._deadline = now + REQUEST_DEADLINE_S
+                request = self._busy = Request(self, now, head)
+                request.body = data[end:]
+                return self._run(request)
+            self._raw = data
+        self._receive(data)
+        self._raw = None
+        return None
+
+    def _idle(self) -> bool:
+        """Nothing is under way: a request that comes now is the only one."""
+        return (
+            self._busy is None
+            and self._current is None
+            and self._lingering < 0
+            and self._stashed is None
+            and not (self._queue or self._unparsed or self._choked)
+        )
+
+    def _receive(self, data: bytes) -> None:
         if self._lingering >= 0:
             self._lingering += len(data)
             if self._lingering > DRAIN_BYTES:
@@ -255,7 +242,7 @@ class HttpProtocol(asyncio.Protocol):
         return not self._transport.is_closing() and self._lingering < 0
 
     def on_message_begin(self) -> None:
-        self._current = Request(self, self._door.loop.time())
+        self._current = Request(self, self._door.loop.time(), Head())
         self._head_done = False
         self._head_size = self._extra = 0
         self._url = b""
@@ -270,9 +257,10 @@ class HttpProtocol(asyncio.Protocol):
         assert request is not None
         if self._head_done:
             return  # a trailer: it must not pass for a header (RFC 9110 §6.5.1)
-        request.headers.append((name.lower(), value))
-        request.size += len(name) + len(value) + 4
-        if len(request.headers) > MAX_HEADERS or request.size + len(self._url) > MAX_HEAD:
+        head = request.head
+        head.headers.append((name.lower(), value))
+        head.size += len(name) + len(value) + 4
+        if len(head.headers) > MAX_HEADERS or head.size + len(self._url) > MAX_HEAD:
             raise HeadersTooLarge("A request may have 128 headers, 64 KiB together with its first line.")
 
     def on_headers_complete(self) -> None:
@@ -280,25 +268,25 @@ class HttpProtocol(asyncio.Protocol):
         assert request is not None
         self._head_done = True
         self._head_size = 0
-        request.size = 0
-        request.method = self._parser.get_method().decode("latin-1")
-        request.path, _, request.query = self._url.partition(b"?")
-        if not request.path.startswith(b"/"):  # absolute form (RFC 9112 §3.2.2)
+        head = request.head
+        head.method = self._parser.get_method().decode("latin-1")
+        head.path, _, head.query = self._url.partition(b"?")
+        if not head.path.startswith(b"/"):  # absolute form (RFC 9112 §3.2.2)
             try:
-                request.path = httptools.parse_url(self._url).path or b"/"
+                head.path = httptools.parse_url(self._url).path or b"/"
             except httptools.HttpParserInvalidURLError:
                 raise BadRequest("The request target is not a path.") from None
-        request.keep_alive = self._parser.should_keep_alive()
-        request.upgrade = self._parser.should_upgrade()
-        request.route = self._door.find_route(request.path)
+        head.keep_alive = request.keep_alive = self._parser.should_keep_alive()
+        head.upgrade = self._parser.should_upgrade()
+        head.route = self._door.find_route(head.path)
         try:
-            request.limit = request.route.admit(request) if request.route is not None else self._door.max_body
-            length = int(request.header(b"content-length") or b"0")
-            if length > request.limit:
-                raise TooLarge(f"The body has {length} bytes, {request.limit} are allowed here.")
+            head.limit = head.route.admit(head) if head.route is not None else self._door.max_body
+            head.length = int(head.header(b"content-length") or b"-1")
+            if head.length > head.limit:
+                raise TooLarge(f"The body has {head.length} bytes, {head.limit} are allowed here.")
         except NotifierError as error:
             request.refusal = error
-        if request.header(b"expect") is not None and not request.upgrade:
+        if head.header(b"expect") is not None and not head.upgrade:
             if request.refusal is not None:
                 raise request.refusal
             if self._busy is None and not self._queue:
@@ -308,8 +296,8 @@ class HttpProtocol(asyncio.Protocol):
         request = self._current
         assert request is not None
         request.size += len(body)
-        if request.refusal is None and request.size > request.limit:
-            request.refusal = TooLarge(f"The body is over {request.limit} bytes, the most that is allowed here.")
+        if request.refusal is None and request.size > request.head.limit:
+            request.refusal = TooLarge(f"The body is over {request.head.limit} bytes, the most that is allowed here.")
         if request.refusal is None:
             if not request.body:
                 request.body = body
@@ -325,11 +313,15 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self._current
         assert request is not None
-        if request.upgrade:
+        if request.head.upgrade:
             return  # feed_data raises HttpParserUpgrade after this
         self._current = None
         if request.parts is not None:
             request.body, request.parts = bytes(request.parts), None
+        if self._raw is not None and request.refusal is None and 0 <= request.head.length == request.size:
+            end = len(self._raw) - request.size  # so it was one request, and no more
+            if self._raw.find(b"\r\n\r\n") + 4 == end:
+                self._door.known_heads.learn(self._raw[:end], request.head)
         self._queue.append(request)
         if self._busy is not None:
             self._transport.pause_reading()
@@ -343,16 +335,17 @@ class HttpProtocol(asyncio.Protocol):
 
     def _run(self, request: Request) -> None:
         try:
-            if request.route is None:
+            route = request.head.route
+            if route is None:
                 from notifier.transport.asgi import run
 
                 run(self._door, self._state, request)
             elif request.refusal is not None:
                 raise request.refusal
             else:
-                request.route.handle(request)
+                route.handle(request)
         except NotifierError as error:
-            if request.route is not None and request.route.name != "ws":
+            if route is not None and route.name != "ws":
                 self._door.node.metrics.published(error.code)
             if isinstance(error, (Unauthorized, Forbidden)):
                 self._door.turned_away(error, request)
@@ -440,7 +433,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._busy is not None or self._queue:
             self._transport.abort()  # pipelined behind a good one: the order of answers could not be kept
             return
-        request = self._current or Request(self, 0.0)
+        request = self._current or Request(self, 0.0, Head())
         self._current = None
         request.keep_alive = False
         self._busy = request

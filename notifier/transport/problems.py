@@ -11,7 +11,7 @@ import structlog
 from notifier.errors import NotifierError
 
 if TYPE_CHECKING:
-    from notifier.transport.http import Request
+    from notifier.transport.request import Request
 
 _log = structlog.get_logger("notifier.http")
 _encode = msgspec.json.Encoder().encode
@@ -45,9 +45,13 @@ def document(error: NotifierError) -> dict[str, Any]:
 
 def problem(error: NotifierError) -> tuple[int, bytes, bytes]:
     """Status, body and header lines of the answer that tells an error."""
+    return error.status, _encode(document(error)), problem_headers(error)
+
+
+def problem_headers(error: NotifierError) -> bytes:
+    """The header lines of the answer that tells an error."""
     headers = "content-type: application/problem+json\r\ncache-control: no-store\r\n"
-    headers += "".join(f"{name.lower()}: {value}\r\n" for name, value in error.headers)
-    return error.status, _encode(document(error)), headers.encode()
+    return (headers + "".join(f"{name.lower()}: {value}\r\n" for name, value in error.headers)).encode()
 
 
 def tell_defect(request: Request, error: Exception) -> None:

@@ -4,7 +4,7 @@ they are what this service is asked all day.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -25,7 +25,8 @@ from notifier.errors import (
 from notifier.fields import check_id
 from notifier.node import Node
 from notifier.protocol import rfc3339, transient_frame
-from notifier.transport.http import Request
+from notifier.transport.problems import problem_headers
+from notifier.transport.request import Head, Request
 from notifier.web.publication import (
     NotifyBody,
     Publication,
@@ -50,6 +51,7 @@ class PublishRoute:
     """What the publish routes have in common: POST only, a key with scope `notify`, no Content-Encoding."""
 
     name = ""
+    repeats = True
 
     def __init__(self, publishing: Publishing, keys: ApiKeys, ttl: TtlLimits, max_body: int) -> None:
         self._publishing = publishing
@@ -57,11 +59,11 @@ class PublishRoute:
         self._ttl = ttl
         self._max_body = max_body
 
-    def admit(self, request: Request) -> int:
+    def admit(self, head: Head) -> int:
         """See Route. The order of the checks is that of docs/protocol.md, Errors."""
-        if request.method != "POST":
+        if head.method != "POST":
             raise PostOnly("Use POST.")
-        request.key = self._keys.check(request.header(b"x-api-key"), request.header(b"authorization"), "notify")
+        head.key = self._keys.check(head.header(b"x-api-key"), head.header(b"authorization"), "notify")
         return self._max_body
 
     def handle(self, request: Request) -> None:
@@ -80,19 +82,12 @@ class PostOnly(MethodNotAllowed):
     headers = (("Allow", "POST"),)
 
 
-def tell(request: Request) -> Callable[[Reply], None]:
+def tell(request: Request, reply: Reply) -> None:
     """Answer `request` with a Reply."""
-
-    def done(reply: Reply) -> None:
-        if reply.error is not None:
-            reply.error.id = None
-            headers = "content-type: application/problem+json\r\ncache-control: no-store\r\n"
-            headers += "".join(f"{name.lower()}: {value}\r\n" for name, value in reply.error.headers)
-            request.respond(reply.status, encode(reply.body), headers.encode())
-        else:
-            request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
-
-    return done
+    if reply.error is None:
+        request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
+    else:
+        request.respond(reply.status, encode(reply.body), problem_headers(reply.error))
 
 
 class Notify(PublishRoute):
@@ -103,7 +98,7 @@ class Notify(PublishRoute):
     def _publish(self, request: Request) -> None:
         wait_s = _only_wait(request) if request.query else 0
         publication = decode_notify(request.body, self._ttl, _idempotency_key(request), bool(wait_s))
-        self._publishing.run(publication, request.started, wait_s, tell(request))
+        self._publishing.run(publication, request.started, wait_s, partial(tell, request))
 
 
 class NotifyClient(PublishRoute):
@@ -119,11 +114,12 @@ class NotifyClient(PublishRoute):
         except UnicodeDecodeError:
             client_id = ""
             errors.append(FieldError("client_id", "The path is not UTF-8."))
-        body = NotifyBody(data=Raw(_data(request)), client_id=client_id, **options)  # type: ignore[arg-type]
+        data = _data(request)
+        body = NotifyBody(data=Raw(data), client_id=client_id, **options)  # type: ignore[arg-type]
         if errors:
             raise Invalid("The request is not valid; errors names each field.", errors=errors)
-        publication = check(body, self._ttl, _idempotency_key(request), bool(wait_s))
-        self._publishing.run(publication, request.started, wait_s, tell(request))
+        publication = check(body, data, self._ttl, _idempotency_key(request), bool(wait_s))
+        self._publishing.run(publication, request.started, wait_s, partial(tell, request))
 
 
 class Batch(PublishRoute):
@@ -131,9 +127,9 @@ class Batch(PublishRoute):
 
     name = "batch"
 
-    def admit(self, request: Request) -> int:
+    def admit(self, head: Head) -> int:
         """See Route."""
-        super().admit(request)
+        super().admit(head)
         return MAX_BATCH_BYTES
 
     def _publish(self, request: Request) -> None:
@@ -188,7 +184,7 @@ class Batch(PublishRoute):
             if isinstance(publication, NotifierError):
                 collect(at, refusal(publication))
             else:
-                self._publishing.run(publication, request.started, 0, lambda reply, at=at: collect(at, reply))  # type: ignore[misc]
+                self._publishing.run(publication, request.started, 0, partial(collect, at))
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -37,18 +38,18 @@ class BroadcastBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     event: str | UnsetType = UNSET
 
 
-class Publication(NamedTuple):
+class Publication(msgspec.Struct, gc=False):
     """A valid publish. `id` is None where the server is to make one; `ttl` seconds."""
 
     client_ids: tuple[str, ...]
     group: str | None
     data: bytes
-    id: str | None
-    event: str | None
     ttl: int
-    collapse_key: str | None
-    receipt: bool
-    many: bool
+    id: str | None = None
+    event: str | None = None
+    collapse_key: str | None = None
+    receipt: bool = False
+    many: bool = False
     """The recipients came as `client_ids`, so the answer is a list."""
 
 
@@ -75,29 +76,43 @@ _KINDS: dict[str, tuple[type, str]] = {
 
 def decode_notify(body: bytes, ttl: TtlLimits, idempotency_key: str | None, wait: bool) -> Publication:
     """The publication in a `/notify` body. Raises: BadJson, Invalid."""
-    parsed: NotifyBody = _decode(_notify, body, _KINDS)
-    return check(parsed, ttl, idempotency_key, wait)
+    parsed: NotifyBody
+    parsed, data, plain = _decode(_notify, body, _KINDS)
+    if (
+        plain
+        and parsed.client_id is not UNSET
+        and idempotency_key is None
+        and check_client_id(parsed.client_id) is None
+    ):
+        return Publication((parsed.client_id,), None, data, ttl.default)  # nothing else was said
+    return check(parsed, data, ttl, idempotency_key, wait)
 
 
 def decode_broadcast(body: bytes) -> tuple[bytes, str | None]:
     """Data and event of a `/broadcast` body. Raises: BadJson, Invalid."""
-    parsed: BroadcastBody = _decode(_broadcast, body, {"event": _KINDS["event"]})
+    parsed: BroadcastBody
+    parsed, data, _ = _decode(_broadcast, body, {"event": _KINDS["event"]})
     event = None if parsed.event is UNSET else parsed.event
     if event is not None and (wrong := check_event(event)):
         raise Invalid("The broadcast is not valid.", errors=[FieldError("event", wrong)])
-    return bytes(parsed.data), event
+    return data, event
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes, kinds: Mapping[str, tuple[type, str]]) -> Any:
+def _decode(
+    decoder: msgspec.json.Decoder[Any], body: bytes, kinds: Mapping[str, tuple[type, str]]
+) -> tuple[Any, bytes, bool]:
+    """The body, its data as JSON text, and whether it says nothing but one recipient and the data."""
     try:
         parsed = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _explain(strictjson.parse(body), kinds) from None
     data = bytes(parsed.data)  # a Raw keeps the whole request alive, and its UTF-8 is not checked
-    parsed.data = Raw(data)
     strictjson.check(body if body.count(b"[") + body.count(b"{") > strictjson.MAX_DEPTH else data)
-    strictjson.check_keys(body, [name for name in parsed.__struct_fields__ if getattr(parsed, name) is not UNSET])
-    return parsed
+    # Every key and every string has two quotes. Six outside the data: {"client_id":"…","data":…}, each key once.
+    plain = body.count(b'"') - data.count(b'"') == 6
+    if not plain:
+        strictjson.check_keys(body, [name for name in kinds if getattr(parsed, name) is not UNSET])
+    return parsed, data, plain
 
 
 def _explain(value: Any, kinds: Mapping[str, tuple[type, str]]) -> Invalid | BadJson:
@@ -125,7 +140,7 @@ def _explain(value: Any, kinds: Mapping[str, tuple[type, str]]) -> Invalid | Bad
     return Invalid("The request is not valid; errors names each field.", errors=errors or [FieldError("", "Invalid.")])
 
 
-def check(body: NotifyBody, ttl: TtlLimits, idempotency_key: str | None, wait: bool) -> Publication:
+def check(body: NotifyBody, data: bytes, ttl: TtlLimits, idempotency_key: str | None, wait: bool) -> Publication:
     """Every rule that goes beyond types. Raises: Invalid, with all that is wrong."""
     errors: list[FieldError] = []
     recipients, group = _recipients(body, errors)
@@ -160,7 +175,7 @@ def check(body: NotifyBody, ttl: TtlLimits, idempotency_key: str | None, wait: b
     if errors:
         raise Invalid("The request is not valid; errors names each field.", errors=errors)
     many = body.client_ids is not UNSET
-    return Publication(recipients, group, bytes(body.data), id, event, seconds, key, receipt, many)
+    return Publication(recipients, group, data, seconds, id, event, key, receipt, many)
 
 
 def _recipients(body: NotifyBody, errors: list[FieldError]) -> tuple[tuple[str, ...], str | None]:
@@ -188,14 +203,19 @@ def _recipients(body: NotifyBody, errors: list[FieldError]) -> tuple[tuple[str, 
     return tuple(body.client_ids), None
 
 
-_pool = b""
+_pool = ""
+
+
+@lru_cache(maxsize=64)
+def _timestamp(ms: int) -> str:
+    digits = f"{ms:012x}"
+    return f"{digits[:8]}-{digits[8:]}-7"
 
 
 def new_id(now_ms: int) -> str:
     """A UUIDv7 (RFC 9562 §5.7): it grows with time, so that ids are stored side by side."""
     global _pool  # a system call per id is what this saves
-    if len(_pool) < 10:
-        _pool = os.urandom(4000)
-    bits, _pool = int.from_bytes(_pool[:10]), _pool[10:]
-    digits = f"{now_ms:012x}7{bits & 0xFFF:03x}{0x8000 | bits >> 12 & 0x3FFF:04x}{bits >> 26 & 0xFFFFFFFFFFFF:012x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    if len(_pool) < 20:
+        _pool = os.urandom(2000).hex()
+    r, _pool = _pool[:19], _pool[19:]
+    return f"{_timestamp(now_ms)}{r[:3]}-{'89ab'[ord(r[3]) & 3]}{r[4:7]}-{r[7:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -80,7 +81,7 @@ class Publishing:
                 done(_together(publication, [reply for reply in replies if reply is not None]))
 
         for at, client_id in enumerate(publication.client_ids):
-            self._one(publication, client_id, started, 0, lambda reply, at=at: collect(at, reply))  # type: ignore[misc]
+            self._one(publication, client_id, started, 0, partial(collect, at))
         return None
 
     def _one(
@@ -92,26 +93,27 @@ class Publishing:
             return done(self._transient(p, client_id, id, now_ms))
         assert client_id is not None
         draft = Draft(client_id, id, p.data, p.ttl, p.event, p.collapse_key, p.receipt, p.id is None)
+        return self._node.publish(draft, partial(self._stored, draft, started, wait_s, done))
 
-        def stored(outcome: Outcome) -> None:
-            if type(outcome) is Appended:
-                seconds = self._loop.time() - started
-                reply = self._appended(draft, outcome)
-                self._node.metrics.published(reply.body.status, seconds)
-            elif type(outcome) is Duplicate:
-                self._node.metrics.published("duplicate")
-                reply = self._duplicate(draft, outcome)
-            else:
-                assert isinstance(outcome, NotifierError)
-                self._node.metrics.published(outcome.code)
-                if isinstance(outcome, MailboxFull):
-                    self._node.diagnosis.dropped(client_id, "mailbox_full", 1)
-                return done(refusal(outcome, id))
-            if wait_s and reply.body.status in ("sent", "queued"):
-                return self._wait(draft, reply, wait_s, done)
-            return done(reply)
-
-        return self._node.publish(draft, stored)
+    def _stored(
+        self, draft: Draft, started: float, wait_s: int, done: Callable[[Reply], None], outcome: Outcome
+    ) -> None:
+        """The engine has answered."""
+        if type(outcome) is Appended:
+            reply = self._appended(draft, outcome)
+            self._node.metrics.published(reply.body.status, self._loop.time() - started)
+        elif type(outcome) is Duplicate:
+            self._node.metrics.published("duplicate")
+            reply = self._duplicate(draft, outcome)
+        else:
+            assert isinstance(outcome, NotifierError)
+            self._node.metrics.published(outcome.code)
+            if isinstance(outcome, MailboxFull):
+                self._node.diagnosis.dropped(draft.client_id, "mailbox_full", 1)
+            return done(refusal(outcome, draft.id))
+        if wait_s and reply.body.status in ("sent", "queued"):
+            return self._wait(draft, reply, wait_s, done)
+        return done(reply)
 
     def _appended(self, draft: Draft, outcome: Appended) -> Reply:
         return Reply(
