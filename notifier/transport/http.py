@@ -345,7 +345,7 @@ class HttpProtocol(asyncio.Protocol):
             else:
                 route.handle(request)
         except NotifierError as error:
-            if route is not None and route.name != "ws":
+            if route is not None and route.name not in ("ws", "events"):
                 self._door.node.metrics.published(error.code)
             if isinstance(error, (Unauthorized, Forbidden)):
                 self._door.turned_away(error, request)
@@ -379,6 +379,9 @@ class HttpProtocol(asyncio.Protocol):
         self._forget()
         self._deadline = 0.0
         self._busy = None
+        self._queue.clear()  # what was pipelined behind it gets no answer: that one does not end
+        self._unparsed = b""
+        self._lingering = 0  # no byte is HTTP any more
         rest, self._stashed = self._stashed or b"", None
         del self._parser
         return rest
