@@ -116,7 +116,7 @@ class Session:
         self._pings: list[bytes] | None = None
         self._heartbeat = 0.0
         self._settled = 0
-        self._told: dict[LossReason, int] | None = None
+        self._told: tuple[int, dict[LossReason, int]] | None = None
         self._warned = False
         self._full_since = 0.0
         self._out_size = 0
@@ -155,7 +155,16 @@ class Session:
             or (self._inflight is not None and len(self._inflight) >= self.limits.max_inflight)
         )
 
+    @property
+    def told(self) -> tuple[int, dict[LossReason, int]] | None:
+        """Losses that were told and not acknowledged yet, with the highest seq that was written before that."""
+        return self._told
+
     # -- mail ---------------------------------------------------------------------------------------------------------
+
+    def resume(self, seq: int) -> None:
+        """Everything up to `seq` was written on an earlier connection, and is settled."""
+        self.position = self.seen = self.acked = seq
 
     def start(self, state: MailboxState) -> None:
         """The mailbox has been looked at: say welcome, and what was lost."""
@@ -273,7 +282,7 @@ class Session:
 
     def _remember_told(self, losses: Losses) -> None:
         """The next acknowledgement, or pong of a ping sent from now on, says that these losses were heard."""
-        self._told = dict(losses.totals)
+        self._told = self.position, dict(losses.totals)
         self._prove()
 
     def _shrink(self, seq: int) -> bool:
@@ -344,7 +353,8 @@ class Session:
             self.spend(now)
 
     def _acknowledge(self, seq: int, acked_by: AckedBy, confirm: bool) -> None:
-        told, self._told = self._told, None
+        told = self._told[1] if self._told is not None else None
+        self._told = None
         if self.ack is not None:  # two in one packet: the later says it all
             seq, confirm, told = max(seq, self.ack.seq), confirm or self.ack.confirm, told or self.ack.told
         self.ack = Acknowledgement(seq, acked_by, confirm, told)
@@ -405,7 +415,7 @@ class Session:
     def _tick_heartbeat(self, now: float, unsent: int) -> float:
         limits = self.limits
         silent = now - self.heard_at
-        if self._heartbeat and self.heard_at > self._heartbeat:
+        if self._heartbeat and self.heard_at >= self._heartbeat:
             self._heartbeat = 0.0
         if self._heartbeat:
             waited = now - self._heartbeat
