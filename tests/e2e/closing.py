@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.handled_server import HANDLED, a_hand, hand
-from tests.harness import Server
+from tests.harness import Server, request
 
 PING = '{"type":"ping"}'
 Step = Callable[[Server, str, ExitStack], object]
@@ -87,8 +88,18 @@ def nine_tabs(server: Server, client_id: str, stack: ExitStack) -> None:
         occupy(server, client_id, stack)
 
 
-def by_hand(word: str) -> Step:
-    return lambda server, client_id, stack: hand(server, word, client_id)
+def defect(server: Server, client_id: str, stack: ExitStack) -> None:
+    hand(server, "defect", client_id)
+
+
+def operator(method: str, path: str) -> Step:
+    """A call to /clients/{client_id}…"""
+
+    def call(server: Server, client_id: str, stack: ExitStack) -> None:
+        answer = request(server, method, f"/clients/{quote(client_id)}{path}")
+        assert answer.status < 300, answer
+
+    return call
 
 
 def _old(server: Server, client_id: str) -> str:
@@ -125,10 +136,10 @@ CASES = (
     Case(4400, "bad_frame", "an ack with a seq of another type", says=say('{"type":"ack","seq":"1"}')),
     Case(4400, "bad_frame", "an auth without token", says=say('{"type":"auth"}')),
     Case(4400, "bad_frame", "ack= is neither auto nor client", path="/ws?ack=maybe", status=400),
-    Case(1011, "internal", "a defect of the server's", before=by_hand("defect"), says=say(PING)),
+    Case(1011, "internal", "a defect of the server's", before=defect, says=say(PING)),
     Case(1012, "draining", "the server goes away", where="gone", then=leave),
     Case(1012, "draining", "the server is going away", where="leaving", before=begin_to_leave, status=503),
-    Case(1012, "disconnected", "an operator moves the client", then=by_hand("reconnect")),
+    Case(1012, "disconnected", "an operator moves the client", then=operator("DELETE", "/connections?reconnect=true")),
     Case(1013, "overloaded", "MAX_CONNECTIONS are open", where="crowded", before=occupy, status=503),
     Case(1013, "engine_unavailable", "the engine is down", before=engine_down, status=503),
     Case(1013, "no_keys", "the JWKS was never loaded", where="keyless", token=_of_an_issuer, status=503),
@@ -139,9 +150,14 @@ CASES = (
     Case(4403, "forbidden_origin", "a page of another site", foreign=True, status=403),
     Case(4403, "client_id_mismatch", "another client_id in the path", path="/ws/notifications/bob", status=403),
     Case(4403, "client_id_mismatch", "an auth with another client's token", says=_auth_as_bob),
-    Case(4403, "revoked", "a revoked token", token=_old, before=by_hand("revoke"), status=403),
-    Case(4403, "revoked", "the token is revoked while connected", token=_old, then=by_hand("revoke")),
-    Case(4403, "banned", "an operator disconnects the client for good", then=by_hand("ban")),
+    Case(4403, "revoked", "a revoked token", token=_old, before=operator("POST", "/revoke"), status=403),
+    Case(4403, "revoked", "the token is revoked while connected", token=_old, then=operator("POST", "/revoke")),
+    Case(
+        4403,
+        "banned",
+        "an operator disconnects the client for good",
+        then=operator("DELETE", "/connections?reconnect=false"),
+    ),
     Case(4409, "replaced", "a ninth connection takes the place of the first", then=nine_tabs),
     Case(4429, "rate_limited", "300 frames at once that are neither acks nor pongs", says=say(*[PING] * 300)),
 )

@@ -1,12 +1,8 @@
-"""`notifier`, with a hand inside that reaches over a Unix socket: for what no publisher and no client can cause.
+"""`notifier`, with a hand inside that reaches over a Unix socket: for what nobody outside can cause.
 
     server = Server(tmp_path, command=HANDLED, environ=a_hand())
-    hand(server, "purge", "alice")
+    hand(server, "defect", "alice")
 
-ban CLIENT_ID        an operator's word to the client's connections
-reconnect CLIENT_ID
-revoke CLIENT_ID     refuse its tokens from now on
-purge CLIENT_ID      empty its mailbox
 engine down | up     the engine refuses everything, as when its disk is gone
 defect CLIENT_ID     the next frame of this client finds a bug
 """
@@ -19,7 +15,6 @@ import os
 import secrets
 import socket
 import sys
-import time
 from typing import Any
 
 from tests.harness import Server
@@ -56,29 +51,17 @@ def install(name: str) -> None:
             raise ZeroDivisionError("a planted defect")
         honest_receive(session, payload, now)
 
-    async def do(node: Node, words: list[str]) -> None:
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def do(node: Node, words: list[str]) -> None:
         engine: Any = node.engine
         match words:
-            case ["ban" | "reconnect" as action, client_id]:
-                done.set_result(engine.command(client_id, action))
-            case ["revoke", client_id]:
-                engine.revoke(client_id, time.time(), done.set_result)
-                await done
-                engine.command(client_id, "revoke")
-            case ["purge", client_id]:
-                engine.purge(client_id, None, done.set_result)
             case ["engine", state]:
                 engine._error = EngineUnavailable("The disk is gone.") if state == "down" else None
-                done.set_result(None)
             case ["defect", client_id]:
                 broken.add(client_id)
-                done.set_result(None)
-        await done
 
     async def start(node: Node) -> None:
         async def reached(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await do(node, json.loads(await reader.readline()))
+            do(node, json.loads(await reader.readline()))
             writer.write(b"done\n")
             writer.close()
 
