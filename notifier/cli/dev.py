@@ -130,7 +130,7 @@ def _print_welcome(url: str, secrets: devfiles.Secrets) -> None:
     from rich.console import Console
 
     from . import invocation, minting
-    from .version import installed_version
+    from .installed import installed_version
 
     command = invocation.command_from_anywhere()
     token = minting.with_secret(secrets.jwt_secret)(CLIENT_ID, _TOKEN_SECONDS, ())

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-import typer
+from .installed import installed_version
+from .output import CommandError, Exit, note, say
 
-from .output import CommandError, Exit, note
+if TYPE_CHECKING:
+    import typer
 
 # In the order in which the help lists them. True: a group of commands.
 _COMMANDS = {
@@ -28,6 +31,8 @@ def build(arguments: list[str]) -> typer.Typer:
 
     Anything else there (an option, a misspelt name) gets all commands, so that the help and the error list them.
     """
+    import typer
+
     app = typer.Typer(
         name="notifier",
         help="Authenticated notifications over WebSocket, stored until they are acknowledged.",
@@ -56,6 +61,9 @@ def _root() -> None:
 def run() -> None:
     """The console script."""
     try:
+        if sys.argv[1:] == ["version"]:
+            # What scripts and probes ask most; loading typer takes three times as long as the answer.
+            return say(f"notifier {installed_version()}")
         build(sys.argv[1:])(prog_name="notifier")
     except CommandError as error:
         note(f"notifier: {error.message}")

@@ -6,13 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .installed import installed_version
 from .output import as_json, say
-
-
-def installed_version() -> str:
-    from importlib.metadata import version as of
-
-    return of("notifierd")
 
 
 def version(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

@@ -29,7 +29,7 @@ def test_version_loads_neither_the_server_nor_a_client() -> None:
         "from notifier.cli.main import run\n"
         "try: run()\n"
         "except SystemExit: pass\n"
-        "heavy = {'fastapi', 'uvicorn', 'apsw', 'websockets', 'httpx2', 'cryptography', 'asyncio', 'rich'}\n"
+        "heavy = {'fastapi', 'uvicorn', 'apsw', 'websockets', 'httpx2', 'cryptography', 'asyncio', 'rich', 'typer'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
