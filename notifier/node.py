@@ -159,7 +159,8 @@ class Node:
         for carrier in self.hub.of(client_id):
             if carrier.session.settled(seq):
                 self.touch(carrier)
-        self._resolve(client_id, seqs, "delivered", acked_by)
+        if self._waiters:
+            self._resolve(client_id, seqs, "delivered", acked_by)
 
     def ended(self, client_id: str, reason: EndReason, seqs: Sequence[int], losses: Losses | None) -> None:
         """See Listener.ended."""

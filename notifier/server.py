@@ -39,6 +39,8 @@ SEND_BUFFER = 128 * 1024
 not read, where neither the pacing nor the operator can see them."""
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep Python's lock while another wants it: the writer thread's turns are short."""
+COLLECT_AFTER = 20_000
+"""Net allocations before the youngest generation is collected: what a notification allocates is freed by counting."""
 GRACE_S = 5.0
 HARD_S = 10.0
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
@@ -60,6 +62,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(COLLECT_AFTER, 20, 50)
         self.on_ready()
 
     def _fail(self) -> None:

@@ -82,9 +82,9 @@ class Session:
     """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_out_size", "_pings", "_settled", "_told",
+        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_out_size", "_pings", "_told",
         "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at", "identity",
-        "ignored_acks", "limits", "out", "paused", "position", "reading", "seen", "verify",
+        "ignored_acks", "limits", "others_settled", "out", "paused", "position", "reading", "seen", "verify",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, identity: Identity, ack_mode: AckMode, limits: Limits, now: float) -> None:
@@ -115,7 +115,8 @@ class Session:
         self._inflight: list[int] | None = None
         self._pings: list[bytes] | None = None
         self._heartbeat = 0.0
-        self._settled = 0
+        self.others_settled = 0
+        """The highest seq that others have settled and that was not said yet; see `flush_settled`."""
         self._told: tuple[int, dict[LossReason, int]] | None = None
         self._warned = False
         self._full_since = 0.0
@@ -189,14 +190,13 @@ class Session:
         """A wake with mail. Whether it was taken; if not, it will be read from the mailbox."""
         if notification.seq <= self.seen:
             return False  # doubled
-        if after > self.seen:
-            self.behind = True  # one before it was missed
-        if not self.ready:
+        if after > self.seen or not self.ready:  # one before it was missed, or nothing can be written now
             self.behind = True
             return False
         self._write(notification)
         self.seen = notification.seq
-        self._prove()
+        if self.ack_mode == "auto":
+            self._prove()
         return True
 
     def mail(self, page: Page) -> None:
@@ -252,8 +252,8 @@ class Session:
         Returns whether that changes anything here.
         """
         reopened = self._shrink(seq)
-        if seq > self.acked and seq > self._settled:
-            self._settled = seq
+        if seq > self.acked and seq > self.others_settled:
+            self.others_settled = seq
             return True
         return reopened
 
@@ -264,9 +264,9 @@ class Session:
 
     def flush_settled(self) -> None:
         """Say the highest seq that others have settled since the last tick."""
-        if self._settled and self.closing is None:
-            self._say(protocol.Settled(self._settled))
-        self._settled = 0
+        if self.others_settled and self.closing is None:
+            self._say(protocol.Settled(self.others_settled))
+        self.others_settled = 0
 
     def ended(self, seqs: Sequence[int], reason: LossReason | None, losses: Losses | None) -> None:
         """Mail has left the mailbox unacknowledged; a loss is told if it concerns mail not written here."""

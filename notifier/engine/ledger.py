@@ -58,7 +58,7 @@ class Ledger:
         box = self._boxes.get(client_id)
         if box is None:
             box = self._boxes[client_id] = Mailbox()
-        elif len(box) and (refusal := self._make_room(item, box, size)) is not None:
+        elif box and (refusal := self._make_room(item, box, size)) is not None:
             return refusal
         item.after = box.last
         item.seq = self._last_seq = seq = max(self._last_seq + 1, now_us)
@@ -171,7 +171,7 @@ class Ledger:
 
     def _tidy(self, client_id: str, box: Mailbox) -> None:
         """An empty mailbox is forgotten, but not at once: the next notification mostly comes soon."""
-        if not len(box):
+        if not box:
             self._emptied.add(client_id)
 
     def _forget_empty(self) -> None:

@@ -289,19 +289,22 @@ class MailboxEngine(Ledger):
         return Duplicate(known.seq, known.expires_ms, state, acked_by)
 
     def _settled(self, settling: Settling) -> None:
-        box = self._boxes.get(settling.client_id)
+        client_id = settling.client_id
+        box = self._boxes.get(client_id)
         if box is not None:
             cells = box.take(settling.seqs)
             seqs = [cell[0] for cell in cells]
             live = [cell[0] for cell in cells if cell[2] & LIVE]
             self._pending -= len(seqs)
-            self._tidy(settling.client_id, box)
+            if not box:
+                self._emptied.add(client_id)
             if seqs:
-                self._cursors[settling.client_id] = seqs[-1]
+                self._cursors[client_id] = seqs[-1]
             for listener in self._listeners:
-                listener.settled(settling.client_id, settling.seq, settling.acked_by, seqs, live)
-        for done in settling.dones or ():
-            tell(done, None)
+                listener.settled(client_id, settling.seq, settling.acked_by, seqs, live)
+        if settling.dones is not None:
+            for done in settling.dones:
+                tell(done, None)
 
     def _hand_over(self, wanted: Wanted, batch: Batch) -> None:
         if batch.read_error is not None:

@@ -89,6 +89,8 @@ class Mailbox:
 
     def upto(self, seq: int) -> list[int]:
         """All seqs up to `seq`."""
+        if self._cells and self._cells[-_STRIDE] <= seq:
+            return self._cells[::_STRIDE].tolist()
         return self._cells[: self._find(seq + 1) * _STRIDE : _STRIDE].tolist()
 
     def after(self, seq: int, through: int, count: int, size: int) -> list[int]:
@@ -140,9 +142,9 @@ class Mailbox:
 
     def take(self, seqs: Sequence[int]) -> list[Cell]:
         """Remove these entries where present; returns them for `restore`."""
-        cells = self._cells
-        if not self.keys and len(seqs) > 1 and cells[: len(seqs) * _STRIDE : _STRIDE].tolist() == list(seqs):
-            return self._take_front(len(seqs))  # a cumulative acknowledgement, nearly always
+        cells, count = self._cells, len(seqs)
+        if not self.keys and count and cells[: count * _STRIDE : _STRIDE].tolist() == seqs:
+            return self._take_front(count)  # a cumulative acknowledgement, nearly always
         taken: list[Cell] = []
         for seq in seqs:
             at = self._find(seq) * _STRIDE
@@ -154,8 +156,12 @@ class Mailbox:
 
     def _take_front(self, count: int) -> list[Cell]:
         cells = self._cells
-        taken: list[Cell] = [(cells[i], cells[i + 1], cells[i + 2], None) for i in range(0, count * _STRIDE, _STRIDE)]
-        self.size -= sum(mark >> _SHIFT for _, _, mark, _ in taken)
+        if count == 1:
+            taken: list[Cell] = [(cells[0], cells[1], cells[2], None)]
+            self.size -= cells[2] >> _SHIFT
+        else:
+            taken = [(cells[i], cells[i + 1], cells[i + 2], None) for i in range(0, count * _STRIDE, _STRIDE)]
+            self.size -= sum(mark >> _SHIFT for _, _, mark, _ in taken)
         del cells[: count * _STRIDE]
         return taken
 
@@ -191,13 +197,12 @@ class Expiries:
 
     def add(self, client_id: str, expires_ms: int, now_ms: int) -> None:
         """Look at this mailbox soon after `expires_ms`: within a second if that is near, else within a minute."""
-        grain = self.FINE_MS if expires_ms - now_ms <= 2 * self.COARSE_MS else self.COARSE_MS
+        grain = self.FINE_MS if expires_ms - now_ms <= 120_000 else self.COARSE_MS
         due = (expires_ms // grain + 1) * grain
-        bucket = self._buckets.get(due)
-        if bucket is None:
-            self._buckets[due] = {client_id}
+        if due in self._buckets:
+            self._buckets[due].add(client_id)
         else:
-            bucket.add(client_id)
+            self._buckets[due] = {client_id}
 
     def due(self, now_ms: int) -> list[str]:
         """The mailboxes whose time has come, each told once."""

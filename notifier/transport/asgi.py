@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from notifier.errors import Forbidden, Unauthorized
+from notifier.transport import cors
 from notifier.transport.door import Door
 from notifier.transport.problems import tell_defect
 from notifier.transport.request import Request
@@ -14,9 +15,11 @@ from notifier.transport.request import Request
 
 def run(door: Door, server_state: Any, request: Request) -> None:
     """Start the application on `request`; it answers by `request.respond`."""
+    if request.method == "OPTIONS" and cors.is_shared(request.path):
+        return request.respond(200, b"", cors.preflight(door.origins, request, b"GET"))
     task = door.loop.create_task(_Call(door, request).run())
     server_state.tasks.add(task)
-    task.add_done_callback(server_state.tasks.discard)
+    return task.add_done_callback(server_state.tasks.discard)
 
 
 class _Call:
@@ -59,6 +62,8 @@ class _Call:
         if self._status in (401, 403):
             self._door.turned_away(Unauthorized() if self._status == 401 else Forbidden(), request)
         lines = b"".join(b"%b: %b\r\n" % pair for pair in self._headers if pair[0] != b"content-length")
+        if cors.is_shared(request.path):
+            lines += cors.headers(self._door.origins, request)
         request.respond(self._status, b"".join(self._body), lines)
 
     async def _receive(self) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class SessionCarrier(asyncio.Protocol):
             return
         try:
             session, node = self.session, self._door.node
-            session.flush_settled()
+            if session.others_settled:
+                session.flush_settled()
             if session.out:
                 out, session.out = session.out, []
                 self._write(self.encode(out[0]) if len(out) == 1 else b"".join(map(self.encode, out)))

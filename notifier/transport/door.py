@@ -85,7 +85,8 @@ class Door:
         """The listener is closed: no new socket is served, requests under way end."""
         self._trusted = trusted_proxies
         self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._date = (0, b"")
+        self._date = b""
+        self._date_ends = 0.0
         self._claims = (0, 0)
         """The second, and how many refused tokens were looked into during it."""
 
@@ -144,11 +145,12 @@ class Door:
         return secrets.token_urlsafe(12)
 
     def date(self) -> bytes:
-        """The Date header's value, made once a second (RFC 9110 §6.6.1)."""
-        now = int(self.clock.now())
-        if now != self._date[0]:
-            self._date = (now, formatdate(now, usegmt=True).encode())
-        return self._date[1]
+        """The Date header's line, made once a second (RFC 9110 §6.6.1)."""
+        now = self.loop.time()
+        if now >= self._date_ends:
+            self._date_ends = now + 1.0 - self.clock.now() % 1
+            self._date = b"date: %b\r\n" % formatdate(self.clock.now(), usegmt=True).encode()
+        return self._date
 
     def address(self, peer: str, forwarded: str) -> str:
         """Whose request it is: where the peer is a trusted proxy, the last address it forwards that is none."""

@@ -37,6 +37,16 @@ class FrameReader:
         self._count = 0
         self._size = 0
 
+    def single_text(self, data: bytes) -> bytes | None:
+        """The message, if `data` is exactly one small whole text frame of ASCII, as an acknowledgement is; else None,
+        and then `feed` is to decide."""
+        if len(data) < 6 or data[0] != 0x81 or len(data) - 6 != data[1] & 0x7F or data[1] < 0x80:
+            return None
+        if self._buffer or self._parts is not None or len(data) > 131:
+            return None
+        payload = unmask(data[6:], data[2:6])
+        return payload if payload.isascii() else None
+
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """The messages that `data` completes. Control frames come between the fragments of a message (§5.4).
 
@@ -65,8 +75,7 @@ class FrameReader:
                 break
             payload = data[start : start + size]
             mask = data[start - 4 : start]
-            if size and mask != b"\0\0\0\0":
-                payload = unmask(payload, mask)
+            payload = unmask(payload, mask)
             at = start + size
             if opcode >= 8:
                 yield opcode, payload
@@ -122,6 +131,8 @@ class FrameReader:
 
 def unmask(payload: bytes, mask: bytes) -> bytes:
     """XOR with the repeated 4-byte mask (§5.3), as one operation on big integers."""
+    if mask == b"\0\0\0\0":
+        return payload
     size = len(payload)
     key = int.from_bytes((mask * (size // 4 + 1))[:size])
     return (int.from_bytes(payload) ^ key).to_bytes(size)

@@ -20,17 +20,13 @@ from notifier.engine.base import MailboxState
 from notifier.errors import (
     BadHandshake,
     ClientIdMismatch,
-    Draining,
-    ForbiddenOrigin,
     NotifierError,
-    Overloaded,
-    TokenInvalid,
-    TokenMissing,
     UpgradeRequired,
 )
 from notifier.protocol import SUBPROTOCOL, AckMode
 from notifier.session import Session
 from notifier.transport import frames
+from notifier.transport.admission import Caller, address_of, examine, tokens_of
 from notifier.transport.door import Door
 from notifier.transport.http import LINGER_S
 from notifier.transport.request import Head, Request
@@ -38,7 +34,6 @@ from notifier.transport.websocket import WebSocketConnection
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _ALIAS = b"/ws/notifications/"
-MAX_TOKEN = 16 * 1024
 
 
 def is_websocket_path(path: bytes) -> bool:
@@ -81,7 +76,7 @@ class PlainWebSocketRoute:
 def shake_hands(door: Door, request: Request) -> None:
     """Decide on an upgrade request. Answers now, or when the token has been checked."""
     request.keep_alive = False
-    address = door.address(request.protocol.peer, (request.header(b"x-forwarded-for") or b"").decode("latin-1"))
+    address = address_of(door, request)
     try:
         hello = read(request, door.query_token)
     except NotifierError as error:
@@ -95,31 +90,16 @@ def shake_hands(door: Door, request: Request) -> None:
 
     if hello.problem is not None:
         return refuse(hello.problem)
-    if door.node.draining:
-        return refuse(Draining("This node is going away. Connect again: another takes over."))
-    if door.node.hub.connections >= door.max_connections:
-        return refuse(Overloaded("All connections of this node are taken. Try again later."))
-    if not door.origins.allows(hello.origin, hello.host):
-        return refuse(ForbiddenOrigin("The page's origin is not in ALLOWED_ORIGINS."))
-    if hello.token is None:
-        return refuse(TokenMissing("Bring a JWT: in Authorization: Bearer, or as the subprotocol bearer.JWT."))
-    if len(hello.token) > MAX_TOKEN:
-        return refuse(TokenInvalid("The token is over 16 KiB."))
 
-    def verified(result: Identity | NotifierError) -> None:
-        if isinstance(result, NotifierError):
-            return refuse(result)
-        if hello.client_id is not None and hello.client_id != result.client_id:
-            mismatch = ClientIdMismatch("The client_id of the path is not the one of the token.")
-            return refuse(mismatch, result.client_id)
-        return door.node.admit(result, lambda state: opened(result, state))
+    def check(identity: Identity) -> NotifierError | None:
+        if hello.client_id is None or hello.client_id == identity.client_id:
+            return None
+        return ClientIdMismatch("The client_id of the path is not the one of the token.")
 
-    def opened(identity: Identity, state: MailboxState | NotifierError) -> None:
-        if isinstance(state, NotifierError):
-            return refuse(state, identity.client_id)
-        return _accept(door, request, hello, identity, state, address)
+    def accept(identity: Identity, state: MailboxState) -> None:
+        _accept(door, request, hello, identity, state, address)
 
-    return door.verifier.verify(hello.token, verified)
+    return examine(door, Caller(hello.origin, hello.host, hello.token, address), accept, refuse, check)
 
 
 def read(request: Request, query_token: bool) -> Hello:
@@ -150,15 +130,10 @@ def read(request: Request, query_token: bool) -> Hello:
     offered = [part for part in offered if part]
     if offered and SUBPROTOCOL not in offered:
         raise BadHandshake(f"Offer the subprotocol {SUBPROTOCOL} beside any other: none of yours is spoken here.")
-    query = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
-    tokens = {part[7:] for part in offered if part.startswith("bearer.")}
-    scheme, _, value = (request.header(b"authorization") or b"").decode("latin-1").partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        tokens.add(value.strip())
-    if query_token:
-        tokens |= {value for name, value in query if name == "access_token" and value}
+    tokens = tokens_of(request, query_token) | {part[7:] for part in offered if part.startswith("bearer.")}
     if len(tokens) > 1:
         raise BadHandshake("Two tokens came that differ. Bring one.")
+    query = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
     modes = [value for name, value in query if name == "ack"] or ["auto"]
     problem = None
     if len(modes) != 1 or modes[0] not in ("auto", "client"):

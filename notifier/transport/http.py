@@ -160,7 +160,7 @@ class HttpProtocol(asyncio.Protocol):
     # -- bytes in -----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._idle():
+        if self._busy is None and self._current is None and self._idle():
             end = data.find(b"\r\n\r\n") + 4
             head = self._door.known_heads.get(data[:end])
             if head is not None and len(data) == end + head.length:
@@ -175,14 +175,8 @@ class HttpProtocol(asyncio.Protocol):
         return None
 
     def _idle(self) -> bool:
-        """Nothing is under way: a request that comes now is the only one."""
-        return (
-            self._busy is None
-            and self._current is None
-            and self._lingering < 0
-            and self._stashed is None
-            and not (self._queue or self._unparsed or self._choked)
-        )
+        """Nothing else is under way: a request that comes now is the only one."""
+        return self._lingering < 0 and self._stashed is None and not (self._queue or self._unparsed or self._choked)
 
     def _receive(self, data: bytes) -> None:
         if self._lingering >= 0:
@@ -404,9 +398,11 @@ class HttpProtocol(asyncio.Protocol):
             return
         last = self._ended and not self._queue and not self._unparsed
         end = b"" if request.keep_alive and not last and not self._door.closing else b"connection: close\r\n"
+        size = len(body)
+        if request.head.method == "HEAD":
+            body = b""
         self._transport.write(
-            b"%bdate: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
-            % (_STATUS[status], self._door.date(), headers, end, len(body), b"" if request.method == "HEAD" else body)
+            b"%b%b%b%bcontent-length: %d\r\n\r\n%b" % (_STATUS[status], self._door.date(), headers, end, size, body)
         )
         if end:
             self._linger()

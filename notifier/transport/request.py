@@ -19,6 +19,7 @@ class Head:
         "headers",
         "keep_alive",
         "key",
+        "known",
         "length",
         "limit",
         "method",
@@ -40,6 +41,8 @@ class Head:
         self.limit = 0
         self.keep_alive = True
         self.upgrade = False
+        self.known = False
+        """It is one of the KnownHeads: nothing in it varies what happens to the request."""
         self.route: Route | None = None
         self.key: Any = None
         """The API key that was accepted, where the route asks for one."""
@@ -114,6 +117,7 @@ class KnownHeads:
         if repeats and len(raw) <= self.MAX_BYTES:
             if len(self._heads) >= self.MAX_HEADS:
                 self._heads.clear()
+            head.known = True
             self._heads[raw] = head
 
 

@@ -34,6 +34,9 @@ class WebSocketConnection(SessionCarrier):
             return self._discard(data)
         now = session.heard_at = self._door.loop.time()
         try:
+            if (text := self._reader.single_text(data)) is not None:
+                session.receive(text, now)
+                return self.pump()
             for opcode, payload in self._reader.feed(data):
                 if opcode == frames.TEXT:
                     session.receive(payload, now)

@@ -68,7 +68,7 @@ class PublishRoute:
 
     def handle(self, request: Request) -> None:
         """See Route."""
-        if (request.header(b"content-encoding") or b"identity").lower() != b"identity":
+        if not request.head.known and (request.header(b"content-encoding") or b"identity").lower() != b"identity":
             raise UnsupportedEncoding("Send the body as it is, without Content-Encoding.")
         self._publish(request)
 
@@ -209,6 +209,8 @@ class Broadcast(PublishRoute):
 
 def _idempotency_key(request: Request) -> str | None:
     """draft-ietf-httpapi-idempotency-key-header §2.1: a quoted string; the bare text is taken as well."""
+    if request.head.known:
+        return None
     value = request.header(b"idempotency-key")
     if value is None:
         return None
