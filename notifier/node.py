@@ -12,6 +12,7 @@ import structlog
 
 from notifier.auth.tokens import Identity
 from notifier.clock import Clock
+from notifier.conversation import Acknowledgement, Limits
 from notifier.diagnosis import Diagnosis
 from notifier.engine.base import (
     LOSSES,
@@ -32,7 +33,6 @@ from notifier.errors import NotifierError, Revoked
 from notifier.hub import Carrier, Hub
 from notifier.metrics import Gauges, Metrics
 from notifier.protocol import Close
-from notifier.session import Acknowledgement, Limits
 
 _log = structlog.get_logger("notifier.node")
 

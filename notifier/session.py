@@ -23,59 +23,23 @@ The carrier (a socket's pump) takes what is in `out`, acts on `ack`, `verify` an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from notifier import protocol
 from notifier.auth.tokens import Identity
+from notifier.conversation import (
+    BUCKET,
+    MAX_OUT,
+    REFILL_PER_S,
+    TOKEN_WARNING_S,
+    WINDOW_FULL_S,
+    Acknowledgement,
+    Limits,
+    Out,
+    ProtocolPing,
+)  # fmt: skip
 from notifier.engine.base import AckedBy, Losses, LossReason, MailboxState, Notification, Page
 from notifier.errors import BadJson, NotifierError
 from notifier.protocol import AckMode, Close
-
-BUCKET: Final = 200
-REFILL_PER_S: Final = 100
-WINDOW_FULL_S: Final = 60.0
-TOKEN_WARNING_S: Final = 30.0
-MAX_OUT: Final = 256 * 1024
-"""Bytes of mail that may wait in `out`: a commit can wake a session many times before its carrier writes."""
-
-
-class Limits:
-    """What the settings say about every session; one object for all of them. Times in seconds."""
-
-    __slots__ = ("full", "heartbeat_s", "heartbeat_timeout_s", "leeway_s", "max_inflight")
-
-    def __init__(self, max_inflight: int, heartbeat_s: float, heartbeat_timeout_s: float, leeway_s: float) -> None:
-        self.max_inflight = max_inflight
-        self.heartbeat_s = heartbeat_s
-        self.heartbeat_timeout_s = heartbeat_timeout_s
-        self.leeway_s = leeway_s
-        self.full = 0
-        """How many windows are full now: kept here, so that no scrape has to look at every session."""
-
-
-class ProtocolPing:
-    """A WebSocket ping to send (RFC 6455 §5.5.2); other carriers skip it."""
-
-    __slots__ = ("payload",)
-
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-
-
-Out = Notification | bytes | ProtocolPing
-"""What a session says: mail, an encoded control frame, or a ping."""
-
-
-class Acknowledgement:
-    """To be committed: everything up to `seq`, and that these losses were told."""
-
-    __slots__ = ("acked_by", "confirm", "seq", "told")
-
-    def __init__(self, seq: int, acked_by: AckedBy, confirm: bool, told: dict[LossReason, int] | None) -> None:
-        self.seq = seq
-        self.acked_by: AckedBy = acked_by
-        self.confirm = confirm
-        self.told = told
 
 
 class Session:
@@ -95,7 +59,7 @@ class Session:
         self.position = 0
         """Highest seq written on this connection."""
         self.seen = 0
-        """Everything up to here was written, or has ended."""
+        """All up to here was written, or has ended."""
         self.acked = 0
         """Highest seq that this connection has acknowledged itself."""
         self.behind = True
@@ -135,6 +99,7 @@ class Session:
 
     @property
     def window_full(self) -> bool:
+        """Nothing more is written until some are settled."""
         return self.inflight >= self.limits.max_inflight
 
     @property
@@ -147,19 +112,9 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether live mail can be taken at once."""
-        return not (
-            self.behind
-            or self.reading
-            or self.paused
-            or (self._out_size >= MAX_OUT and self.out)
-            or self.closing is not None
-            or (self._inflight is not None and len(self._inflight) >= self.limits.max_inflight)
-        )
-
-    @property
-    def told(self) -> tuple[int, dict[LossReason, int]] | None:
-        """Losses that were told and not acknowledged yet, with the highest seq that was written before that."""
-        return self._told
+        if self.behind or self.reading or self.paused or self.closing is not None:
+            return False
+        return self._inflight is None or len(self._inflight) < self.limits.max_inflight
 
     # -- mail ---------------------------------------------------------------------------------------------------------
 
@@ -328,12 +283,11 @@ class Session:
                 elif self._told is not None:
                     self._acknowledge(self.acked, "client", False)
             return None
-        if not self.spend(now):
-            return None
-        if type(frame) is protocol.Ping:
-            self._say(protocol.Pong())
-        elif type(frame) is protocol.Auth:
-            self.verify = frame.token
+        if self.spend(now):
+            if type(frame) is protocol.Ping:
+                self._say(protocol.Pong())
+            elif type(frame) is protocol.Auth:
+                self.verify = frame.token
         return None
 
     def receive_pong(self, payload: bytes, now: float) -> None:
@@ -388,8 +342,7 @@ class Session:
 
     def tick(self, now: float, now_s: float, unsent: int) -> float:
         """Do what is due; in how many seconds to call again."""
-        limits = self.limits
-        left = self.identity.expires_at + limits.leeway_s - now_s
+        left = self.identity.expires_at + self.limits.leeway_s - now_s
         if left <= 0:
             self.close(Close.UNAUTHORIZED, "token_expired")
             return 0.0

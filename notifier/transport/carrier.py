@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import structlog
 
+from notifier.conversation import WINDOW_FULL_S, Out
 from notifier.errors import NotifierError
 from notifier.protocol import Close
-from notifier.session import WINDOW_FULL_S, Out, Session
+from notifier.session import Session
 
 if TYPE_CHECKING:
     from notifier.auth.tokens import Identity

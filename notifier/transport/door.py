@@ -14,10 +14,10 @@ import structlog
 
 from notifier.auth.tokens import Identity, TokenVerifier
 from notifier.clock import Clock
+from notifier.conversation import Limits
 from notifier.errors import NotifierError, TokenExpired
 from notifier.hub import Carrier
 from notifier.node import Node
-from notifier.session import Limits
 from notifier.transport.origins import Origins
 from notifier.transport.request import KnownHeads
 from notifier.transport.wheel import Wheel

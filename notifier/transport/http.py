@@ -15,17 +15,10 @@ from typing import Any, cast
 
 import httptools
 
-from notifier.errors import (
-    Forbidden,
-    HeadersTooLarge,
-    NotifierError,
-    RequestTimeout,
-    TooLarge,
-    Unauthorized,
-    UriTooLong,
-)  # fmt: skip
+from notifier.errors import HeadersTooLarge, NotifierError, RequestTimeout, TooLarge, UriTooLong
+from notifier.transport.dispatch import dispatch
 from notifier.transport.door import Door
-from notifier.transport.problems import BadRequest, tell_defect
+from notifier.transport.problems import BadRequest
 from notifier.transport.request import Head, Request
 
 MAX_HEAD = 64 * 1024
@@ -47,25 +40,8 @@ class HttpProtocol(asyncio.Protocol):
     """One connection. Requests on it are answered one after another, in the order they came (RFC 9112 §9.3)."""
 
     __slots__ = (
-        "_busy",
-        "_choked",
-        "_current",
-        "_deadline",
-        "_door",
-        "_ended",
-        "_extra",
-        "_head_done",
-        "_head_size",
-        "_lingering",
-        "_parser",
-        "_queue",
-        "_raw",
-        "_stashed",
-        "_state",
-        "_transport",
-        "_unparsed",
-        "_url",
-        "peer",
+        "_busy", "_choked", "_current", "_deadline", "_door", "_ended", "_extra", "_head_done", "_head_size",
+        "_lingering", "_parser", "_queue", "_raw", "_stashed", "_state", "_unparsed", "_url", "peer", "transport",
     )  # fmt: skip
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
@@ -96,7 +72,7 @@ class HttpProtocol(asyncio.Protocol):
     # -- the connection -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._deadline = self._door.loop.time() + REQUEST_DEADLINE_S
@@ -122,7 +98,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._choked = True
-        self._transport.pause_reading()
+        self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._choked = False
@@ -132,16 +108,16 @@ class HttpProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """uvicorn asks to end: at once if idle, else after the answer."""
         if self._busy is None and self._current is None and not self._queue:
-            self._transport.close()
+            self.transport.close()
         elif self._busy is not None:
             self._busy.keep_alive = False
 
     def on_timer(self, now: float) -> float | None:
         """See Timed: deadlines of this connection."""
-        if not self._deadline or self._transport.is_closing():
+        if not self._deadline or self.transport.is_closing():
             return None
         if self._lingering >= 0:
-            self._transport.abort()
+            self.transport.abort()
             return None
         if self._busy is not None:
             self._deadline = now + REQUEST_DEADLINE_S
@@ -150,11 +126,11 @@ class HttpProtocol(asyncio.Protocol):
             return min(self._deadline - now, REQUEST_DEADLINE_S)  # a request may begin while it is idle
         if self._current is not None or self._head_size:
             self._refuse_now(RequestTimeout("The request did not arrive whole within 10 s."))
-            return None if self._transport.is_closing() else LINGER_S
-        if self._transport.get_write_buffer_size():
-            self._transport.abort()
+            return None if self.transport.is_closing() else LINGER_S
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
         else:
-            self._transport.close()
+            self.transport.close()
         return None
 
     # -- bytes in -----------------------------------------------------------------------------------------------------
@@ -168,7 +144,7 @@ class HttpProtocol(asyncio.Protocol):
                 self._deadline = now + REQUEST_DEADLINE_S
                 request = self._busy = Request(self, now, head)
                 request.body = data[end:]
-                return self._run(request)
+                return dispatch(self._door, self._state, request)
             self._raw = data
         self._receive(data)
         self._raw = None
@@ -182,12 +158,12 @@ class HttpProtocol(asyncio.Protocol):
         if self._lingering >= 0:
             self._lingering += len(data)
             if self._lingering > DRAIN_BYTES:
-                self._transport.abort()
+                self.transport.abort()
             return
         if self._stashed is not None:
             self._stashed += data
             if len(self._stashed) > MAX_HEAD:
-                self._transport.abort()
+                self.transport.abort()
             return
         if self._current is None:
             self._deadline = self._door.loop.time() + REQUEST_DEADLINE_S
@@ -199,7 +175,7 @@ class HttpProtocol(asyncio.Protocol):
                 return
             if self._busy is not None and len(data) > at + SLICE:
                 self._unparsed = data[at + SLICE :]
-                self._transport.pause_reading()
+                self.transport.pause_reading()
                 return
 
     def _parse(self, data: bytes, at: int) -> bool:
@@ -233,7 +209,7 @@ class HttpProtocol(asyncio.Protocol):
                 return False
         if self._busy is None and self._queue:
             self._next()
-        return not self._transport.is_closing() and self._lingering < 0
+        return not self.transport.is_closing() and self._lingering < 0
 
     def on_message_begin(self) -> None:
         self._current = Request(self, self._door.loop.time(), Head())
@@ -284,7 +260,7 @@ class HttpProtocol(asyncio.Protocol):
             if request.refusal is not None:
                 raise request.refusal
             if self._busy is None and not self._queue:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         request = self._current
@@ -318,34 +294,14 @@ class HttpProtocol(asyncio.Protocol):
                 self._door.known_heads.learn(self._raw[:end], request.head)
         self._queue.append(request)
         if self._busy is not None:
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     # -- requests out -------------------------------------------------------------------------------------------------
 
     def _next(self) -> None:
-        while self._queue and self._busy is None and not self._choked and not self._transport.is_closing():
+        while self._queue and self._busy is None and not self._choked and not self.transport.is_closing():
             request = self._busy = self._queue.popleft()
-            self._run(request)
-
-    def _run(self, request: Request) -> None:
-        try:
-            route = request.head.route
-            if route is None:
-                from notifier.transport.asgi import run
-
-                run(self._door, self._state, request)
-            elif request.refusal is not None:
-                raise request.refusal
-            else:
-                route.handle(request)
-        except NotifierError as error:
-            if route is not None and route.name not in ("ws", "events"):
-                self._door.node.metrics.published(error.code)
-            if isinstance(error, (Unauthorized, Forbidden)):
-                self._door.turned_away(error, request)
-            request.fail(error)
-        except Exception as error:
-            tell_defect(request, error)
+            dispatch(self._door, self._state, request)
 
     def _upgraded(self, rest: bytes) -> None:
         """The parser has stopped: what follows the head is not HTTP, if we agree."""
@@ -368,8 +324,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def take_over(self, protocol: asyncio.Protocol, answer: bytes) -> bytes:
         """The handshake is good: this object is done, `protocol` goes on. Returns the bytes that came meanwhile."""
-        self._transport.write(answer)
-        self._transport.set_protocol(protocol)
+        self.transport.write(answer)
+        self.transport.set_protocol(protocol)
         self._forget()
         self._deadline = 0.0
         self._busy = None
@@ -381,10 +337,6 @@ class HttpProtocol(asyncio.Protocol):
         return rest
 
     @property
-    def transport(self) -> asyncio.Transport:
-        return self._transport
-
-    @property
     def gone(self) -> bool:
         """Whether the peer has hung up."""
         return not self._deadline
@@ -394,14 +346,14 @@ class HttpProtocol(asyncio.Protocol):
         if request is not self._busy:
             return
         self._busy = None
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
         last = self._ended and not self._queue and not self._unparsed
         end = b"" if request.keep_alive and not last and not self._door.closing else b"connection: close\r\n"
         size = len(body)
         if request.head.method == "HEAD":
             body = b""
-        self._transport.write(
+        self.transport.write(
             b"%b%b%b%bcontent-length: %d\r\n\r\n%b" % (_STATUS[status], self._door.date(), headers, end, size, body)
         )
         if end:
@@ -411,11 +363,11 @@ class HttpProtocol(asyncio.Protocol):
         if self._queue or self._unparsed:
             self._door.loop.call_soon(self._go_on)
         elif not self._choked:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def _go_on(self) -> None:
         """An answer is written, or was taken: the next request, the bytes behind it, and then new ones."""
-        if self._busy is not None or self._choked or self._transport.is_closing() or not self._deadline:
+        if self._busy is not None or self._choked or self.transport.is_closing() or not self._deadline:
             return
         if self._queue:
             self._next()
@@ -423,14 +375,14 @@ class HttpProtocol(asyncio.Protocol):
             data, self._unparsed = self._unparsed, b""
             self.data_received(data)
             if self._busy is None and not self._unparsed and self._lingering < 0:
-                self._transport.resume_reading()
+                self.transport.resume_reading()
         else:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def _refuse_now(self, error: NotifierError) -> None:
         """Answer although the request has not come whole, and end the connection: what follows cannot be trusted."""
         if self._busy is not None or self._queue:
-            self._transport.abort()  # pipelined behind a good one: the order of answers could not be kept
+            self.transport.abort()  # pipelined behind a good one: the order of answers could not be kept
             return
         request = self._current or Request(self, 0.0, Head())
         self._current = None
@@ -442,7 +394,7 @@ class HttpProtocol(asyncio.Protocol):
         """The last answer is written. Closing with unread input would send RST, which can eat that answer."""
         self._lingering = 0
         self._deadline = self._door.loop.time() + LINGER_S
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
         self._door.wheel.add(self, LINGER_S)
