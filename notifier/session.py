@@ -112,9 +112,8 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether live mail can be taken at once."""
-        if self.behind or self.reading or self.paused or self.closing is not None:
-            return False
-        return self._inflight is None or len(self._inflight) < self.limits.max_inflight
+        held = self.behind or self.reading or self.paused or self.closing is not None
+        return not held and self.inflight < self.limits.max_inflight
 
     # -- mail ---------------------------------------------------------------------------------------------------------
 
@@ -124,17 +123,17 @@ class Session:
 
     def start(self, state: MailboxState) -> None:
         """The mailbox has been looked at: say welcome, and what was lost."""
-        self._say(
-            protocol.Welcome(
-                client_id=self.client_id,
-                connection_id=self.connection_id,
-                pending=state.pending,
-                ack=self.ack_mode,
-                max_inflight=self.limits.max_inflight,
-                heartbeat_s=self.limits.heartbeat_s,
-                token_expires_at=protocol.rfc3339(int(self.identity.expires_at * 1000)),
-            )
+        limits, until = self.limits, protocol.rfc3339(int(self.identity.expires_at * 1000))
+        welcome = protocol.Welcome(
+            self.client_id,
+            self.connection_id,
+            state.pending,
+            self.ack_mode,
+            limits.max_inflight,
+            limits.heartbeat_s,
+            until,
         )
+        self._say(welcome)
         self.behind = state.pending > 0
         if state.losses is not None:
             for reason, dropped in state.losses.untold().items():
