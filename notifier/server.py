@@ -127,8 +127,8 @@ def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> 
     Returns 0; 1 after a failure; 69 when the engine or the address is taken; 78 when the engine's file cannot be used.
     """
     configure(settings.log_level, settings.log_format)
-    for note in settings.notes:
-        _log.warning("settings", note=note)
+    for text in (*settings.warnings, *settings.notes):
+        _log.warning("settings", note=text)
     _raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
