@@ -14,5 +14,7 @@ from tests.door.watching import Observed
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     """One server for a file of hostile tests: it has to survive them all."""
     with Observed(tmp_path_factory.mktemp("door"), heartbeat_seconds=1, mailbox_bytes="64MiB") as server:
+        before = server.held
         yield server
         unharmed(server)
+        server.comes_back_to(before, 15, objects=True)
