@@ -28,6 +28,10 @@ class Carrier(Protocol):
     def pump(self) -> None:
         """Write what the session says, and do what it asks for."""
 
+    def carry(self, frame: bytes, encoded: dict[str, bytes]) -> bool:
+        """A `ttl: 0` frame; whether it can be written now. `encoded` keeps its bytes by kind of carrier, so that they
+        are made once for all."""
+
     def abort(self) -> None:
         """Cut it off, without a close frame."""
 

@@ -183,19 +183,18 @@ class Node:
             carriers = self.hub.members(target.group)
         else:
             carriers = list(self.hub)
-        return Handed(len(carriers), self._spread(carriers, frame, 0))
+        return Handed(len(carriers), self._spread(carriers, frame, {}, 0))
 
-    def _spread(self, carriers: list[Carrier], frame: bytes, start: int) -> int:
+    def _spread(self, carriers: list[Carrier], frame: bytes, encoded: dict[str, bytes], start: int) -> int:
         taken = 0
         for carrier in carriers[start : start + SLICE]:
-            if carrier.session.transient(frame):
+            if carrier.carry(frame, encoded):
                 taken += 1
-                self.touch(carrier)
             elif carrier.session.closing is None:
                 self.metrics.notifications_lost("slow_consumer", 1)
                 self.diagnosis.dropped(carrier.session.client_id, "slow_consumer", 1)
         if start + SLICE < len(carriers):
-            self._loop.call_soon(self._spread, carriers, frame, start + SLICE)
+            self._loop.call_soon(self._spread, carriers, frame, encoded, start + SLICE)
             taken += len(carriers) - start - SLICE
         return taken
 

@@ -112,6 +112,20 @@ class SessionCarrier(asyncio.Protocol):
         except Exception as error:
             self._broken(error)
 
+    def carry(self, frame: bytes, encoded: dict[str, bytes]) -> bool:
+        """See hub.Carrier. Nothing of a broadcast is queued where nothing waits before it."""
+        session = self.session
+        if session.out or session.others_settled:
+            self._door.node.touch(self)
+            return session.transient(frame)
+        if session.paused or session.closing is not None or self._closed_code:
+            return False
+        data = encoded.get(self.kind)
+        if data is None:
+            data = encoded[self.kind] = self.encode(frame)
+        self._write(data)
+        return True
+
     def _verified(self, result: Identity | NotifierError) -> None:
         if self._closed_code:
             return
