@@ -148,7 +148,8 @@ class Raw:
         headers: dict[str, str] = {}
         for line in lines:
             name, _, value = line.partition(": ")
-            assert name and name.lower() not in headers, line
+            assert name, line
+            assert name.lower() not in headers, line
             headers[name.lower()] = value
         size = 0 if head_only or status == "101" else int(headers["content-length"])
         while len(self._buffer) < size:

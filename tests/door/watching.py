@@ -19,7 +19,7 @@ from tests.door.raw import Raw
 from tests.harness import Server
 
 USUAL_S = 1.0
-"""A round trip takes a few ms; a loop that somebody holds up shows as seconds. The room between is for busy machines."""
+"""A round trip takes a few ms, and a loop that is held up shows as seconds. The room between is for busy machines."""
 
 
 class Held(NamedTuple):
