@@ -25,6 +25,7 @@ HIGH_WATER = 256 * 1024
 LOW_WATER = 64 * 1024
 MAX_UNSENT = 1024 * 1024
 STALL_S = 30.0
+_GONE = -2
 LINGER_S = 1.0
 """How long the peer has to take our goodbye before it is cut off."""
 
@@ -71,6 +72,7 @@ class SessionCarrier(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         code = self._closed_code or 1006
         self._closed_code = code
+        self._stall = _GONE
         session = self.session
         if session.ignored_acks:
             self._door.node.metrics.acks_were_ignored(session.ignored_acks)
@@ -202,6 +204,8 @@ class SessionCarrier(asyncio.Protocol):
 
     def check_stall(self, now: float) -> float | None:
         """Something is unsent: has the socket taken a byte since the last look?"""
+        if self._stall == _GONE:
+            return None  # a transport that was reset goes on telling its last buffer
         unsent = self._transport.get_write_buffer_size()
         if self._transport.is_closing() and not unsent:
             return None
