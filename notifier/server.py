@@ -2,7 +2,8 @@
 close every WebSocket in one tick before the lifespan hears of it, so draining is ours.
 
     SIGTERM  /readyz 503; DRAIN_DELAY_SECONDS pass in which everything goes on (load balancers lag)
-             new sockets are refused; reconnect frames and closes are spread over DRAIN_SECONDS
+             new sockets are refused; reconnect frames and closes are spread over DRAIN_SECONDS; HTTP connections that
+             are kept end with their next answer (closed while idle, they may cost the peer the request after it)
              the listener closes; requests that have begun get 5 s
              the engine is flushed; exit 0
     again    exit at once: everything answered is durable anyway

@@ -348,7 +348,7 @@ class HttpProtocol(asyncio.Protocol):
         self._busy = None
         if self.transport.is_closing():
             return
-        last = self._ended and not self._queue and not self._unparsed
+        last = (self._ended or self._door.node.draining) and not self._queue and not self._unparsed
         end = b"" if request.keep_alive and not last and not self._door.closing else b"connection: close\r\n"
         size = len(body)
         if request.head.method == "HEAD":
