@@ -215,7 +215,7 @@ async def nine_tabs_of_which_the_ninth_takes_the_place_of_the_first(servers: Ser
 async def asleep(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
     """The lid is shut. The kernel goes on taking bytes for it."""
     process.send_signal(signal.SIGSTOP)
-    await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     try:
         yield
     finally:
