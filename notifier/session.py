@@ -113,7 +113,12 @@ class Session:
     def ready(self) -> bool:
         """Whether live mail can be taken at once."""
         held = self.behind or self.reading or self.paused or self.closing is not None
-        return not held and self.inflight < self.limits.max_inflight
+        return not held and not self.crowded and self.inflight < self.limits.max_inflight
+
+    @property
+    def crowded(self) -> bool:
+        """Whether `out` holds as much as the carrier should write at once."""
+        return self._out_size >= MAX_OUT and bool(self.out)
 
     # -- mail ---------------------------------------------------------------------------------------------------------
 
@@ -191,7 +196,7 @@ class Session:
 
     def transient(self, frame: bytes) -> bool:
         """A `ttl: 0` frame: taken if it can be written now."""
-        if self.paused or (self._out_size >= MAX_OUT and self.out) or self.closing is not None:
+        if self.paused or self.crowded or self.closing is not None:
             return False
         self._add(frame, len(frame))
         return True

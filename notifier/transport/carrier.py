@@ -122,6 +122,8 @@ class SessionCarrier(asyncio.Protocol):
             return session.transient(frame)
         if session.paused or session.closing is not None or self._closed_code:
             return False
+        if self._transport.get_write_buffer_size() >= HIGH_WATER:
+            return False  # `paused` is told only when this tick of the loop is through
         data = encoded.get(self.kind)
         if data is None:
             data = encoded[self.kind] = self.encode(frame)
