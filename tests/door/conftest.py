@@ -13,7 +13,8 @@ from tests.door.watching import Observed
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     """One server for a file of hostile tests: it has to survive them all."""
-    with Observed(tmp_path_factory.mktemp("door"), heartbeat_seconds=1, mailbox_bytes="64MiB") as server:
+    settings = {"heartbeat_seconds": 1, "heartbeat_timeout_seconds": 5, "mailbox_bytes": "64MiB"}
+    with Observed(tmp_path_factory.mktemp("door"), **settings) as server:
         before = server.held
         yield server
         unharmed(server)
