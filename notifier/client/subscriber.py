@@ -227,6 +227,7 @@ class Subscriber:
                 for renewal in renewals:
                     renewal.cancel()
                 await asyncio.gather(*renewals, return_exceptions=True)
+                await socket.close()  # with 1000, also where the caller leaves: __aexit__ would say 1011 then
         code, reason = socket.close_code or 1006, socket.close_reason or ""
         return _End(code, reason, after_close(code, reason), self._after_ms / 1000)
 
