@@ -251,7 +251,6 @@ async def sleep_and_wake(server: Server, client_id: str, seconds: float, *comman
         async with asyncio.timeout(60):
             await receive(ids[-1])
         assert received == ids
-        process.send_signal(signal.SIGINT)
         _, said = await process.communicate()
         return said.decode()
     finally:
@@ -268,7 +267,7 @@ async def sent(server: Server, client_id: str) -> str:
 
 def listen(server: Server, client_id: str) -> list[str]:
     url, token = f"--url={server.url}", f"--token={server.token(client_id)}"
-    return [str(Path(sys.executable).with_name("notifier")), "listen", client_id, "--json", url, token]
+    return [str(Path(sys.executable).with_name("notifier")), "listen", client_id, "--json", "--count=30", url, token]
 
 
 @scenario
@@ -281,7 +280,7 @@ async def a_sleep_of_40_s_through_which_the_connection_lasts(servers: Servers) -
 @scenario
 async def a_sleep_of_40_s_of_a_bare_socket(servers: Servers) -> None:
     server = servers.default
-    bare = [sys.executable, "-m", "tests.e2e.sleeper", server.ws_url, server.token("bare-nap")]
+    bare = [sys.executable, "-m", "tests.e2e.sleeper", server.ws_url, server.token("bare-nap"), "30"]
     await sleep_and_wake(server, "bare-nap", 40, *bare)
 
 
