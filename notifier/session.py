@@ -120,6 +120,11 @@ class Session:
         """Whether `out` holds as much as the carrier should write at once."""
         return self._out_size >= MAX_OUT and bool(self.out)
 
+    @property
+    def told(self) -> tuple[int, dict[LossReason, int]] | None:
+        """Losses that were told and not acknowledged yet, with the highest seq that was written before that."""
+        return self._told
+
     # -- mail ---------------------------------------------------------------------------------------------------------
 
     def resume(self, seq: int) -> None:
