@@ -140,6 +140,8 @@ class SessionCarrier(asyncio.Protocol):
         self._door.node.touch(self)
 
     def _write(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return  # the network was quicker, and connection_lost is on its way
         self._transport.write(data)
         self._wrote += len(data)
         unsent = self._transport.get_write_buffer_size()
