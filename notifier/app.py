@@ -18,13 +18,14 @@ from starlette.exceptions import HTTPException
 from notifier.auth.apikeys import ApiKeys
 from notifier.auth.tokens import Rules, TokenVerifier, token_verifier
 from notifier.clock import Clock, SystemClock, check_plausible
+from notifier.conversation import Limits
 from notifier.engine import open_engine
 from notifier.errors import FieldError, Invalid, MethodNotAllowed, NotFound, NotifierError
 from notifier.hub import Hub
 from notifier.metrics import Metrics
 from notifier.node import Node
-from notifier.session import Limits
 from notifier.settings import Settings
+from notifier.transport import sse
 from notifier.transport.door import Door, Route
 from notifier.transport.handshake import PlainWebSocketRoute, is_websocket_path
 from notifier.transport.origins import Origins
@@ -91,6 +92,7 @@ class Parts:
             b"/notify": Notify(*shared),
             b"/batch": Batch(*shared),
             b"/broadcast": Broadcast(*shared, self.node),
+            **sse.routes(lambda: self.door),
         }
         notify_client = NotifyClient(*shared)
         websocket = PlainWebSocketRoute()
