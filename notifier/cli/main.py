@@ -20,6 +20,7 @@ _COMMANDS = {
     "token": False,
     "send": False,
     "listen": False,
+    "backup": False,
     "keys": True,
     "config": True,
     "version": False,
