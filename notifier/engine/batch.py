@@ -35,7 +35,6 @@ class Append(msgspec.Struct, gc=False):
     accepted_ms: int
     expires_ms: int
     seq: int = 0
-    after: int = 0
     digest: int = 0
     """Filled in on the writer's thread."""
     refusal: NotifierError | None = None
@@ -43,6 +42,8 @@ class Append(msgspec.Struct, gc=False):
     """Repeats of its id that came while it was on its way."""
     collapsed: Ending | None = None
     dropped: Ending | None = None
+    overcount: int = 0
+    """How many it was counted to have dropped that stay after all, because it is not stored itself."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -55,11 +56,28 @@ class Append(msgspec.Struct, gc=False):
             d.client_id, self.seq, d.id, d.data, self.accepted_ms, self.expires_ms, d.event, d.collapse_key, d.receipt
         )
 
+    def inherit(self, other: Append) -> bool:
+        """`other` is not stored after all. If this one has displaced it, it displaces what `other` had displaced."""
+        ending = next((e for e in (self.collapsed, self.dropped) if e is not None and other.seq in e.seqs), None)
+        if ending is None:
+            return False
+        if ending is self.collapsed and other.dropped is not None:
+            if self.dropped is None:
+                self.dropped = Ending(other.draft.client_id, "dropped", [], other.dropped.losses)
+            self.dropped.replace(other.seq, other.dropped.cells)
+            other.dropped = None
+        before = len(ending.cells) + (len(other.dropped.cells) if other.dropped is not None else 0)
+        ending.replace(other.seq, [c for e in (other.collapsed, other.dropped) if e is not None for c in e.cells])
+        if ending is self.dropped:
+            other.overcount = before - len(ending.cells)
+        other.collapsed = other.dropped = None
+        return True
+
 
 class Ending:
     """Entries that leave a mailbox unacknowledged. They have left the index; `cells` restores them on failure."""
 
-    __slots__ = ("cells", "client_id", "done", "losses", "reason", "seqs")
+    __slots__ = ("cells", "client_id", "done", "first", "losses", "reason", "seqs")
 
     def __init__(
         self,
@@ -75,6 +93,13 @@ class Ending:
         self.seqs = [cell[0] for cell in cells]
         self.losses = losses
         self.done = done
+        self.first: list[Step] = []
+        """What has to be done with these records while they are there."""
+
+    def replace(self, seq: int, cells: list[Cell]) -> None:
+        """The entry `seq` was never stored; these end in its place."""
+        self.cells = sorted([cell for cell in self.cells if cell[0] != seq] + cells)
+        self.seqs = [cell[0] for cell in self.cells]
 
 
 class Settling(msgspec.Struct, gc=False):
@@ -127,6 +152,8 @@ class Batch:
             asked = [item.key for item in self.appends if not item.draft.fresh_id]
             if asked:
                 self._drop_left(store.known(asked), now_ms)
+                if self.known:
+                    self._pass_over_repeats()
             puts, ids = self._puts(dedup_ms)
             steps = list(self._steps(now_ms))
             if puts or steps:
@@ -143,6 +170,22 @@ class Batch:
     def _drop_left(self, known: dict[tuple[str, str], Known], now_ms: int) -> None:
         """Keep only the ids that still count: within their window, or pending."""
         self.known = {key: k for key, k in known.items() if k.pending or k.until_ms > now_ms}
+
+    def _pass_over_repeats(self) -> None:
+        """A repeat changes nothing, though it was placed in the mailbox until it was looked up."""
+        repeats: list[Append] = []
+        for item in self.appends:
+            if item.seq:
+                for repeat in repeats:
+                    item.inherit(repeat)
+                if item.key in self.known:
+                    repeats.append(item)
+
+    def left_in_place(self) -> set[str]:
+        """It has failed: whose mail was to end with it, and has not. Pages that were read meanwhile have passed over
+        that mail. (What has expired will end all the same.)"""
+        endings = [ending for item in self.appends for ending in (item.collapsed, item.dropped) if ending is not None]
+        return {ending.client_id for ending in endings + self.endings if ending.reason != "expired"}
 
     def _puts(self, dedup_ms: int) -> tuple[list[Row], list[Row]]:
         puts, ids = [], []
@@ -197,6 +240,7 @@ def _ending(ending: Ending, now_ms: int) -> Iterator[Step]:
     """These end unacknowledged: remembered for repeats and receipts, then out of the mailbox."""
     if ending.seqs:
         seqs = _json(ending.seqs)
+        yield from ending.first
         yield queries.MARK, (seqs, ending.reason)
         yield queries.CLOSE, (seqs, ending.reason, now_ms, None)
         yield queries.DELETE, (seqs,)

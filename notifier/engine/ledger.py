@@ -55,12 +55,13 @@ class Ledger:
             )
         draft = item.draft
         client_id, size = draft.client_id, len(draft.data)
+        if size > self._limit_bytes:
+            return MailboxFull(f"It has {size} bytes, and a whole mailbox may have {self._limit_bytes}.")
         box = self._boxes.get(client_id)
         if box is None:
             box = self._boxes[client_id] = Mailbox()
         elif box and (refusal := self._make_room(item, box, size)) is not None:
             return refusal
-        item.after = box.last
         item.seq = self._last_seq = seq = max(self._last_seq + 1, now_us)
         box.put(seq, item.expires_ms, size, RECEIPT if draft.receipt else 0, draft.collapse_key)
         self._pending += 1
@@ -100,13 +101,27 @@ class Ledger:
         """Undo `_place`: this draft was not stored."""
         if not item.seq:
             return
-        box = self._box(item.draft.client_id)
-        box.take([item.seq])
+        client_id = item.draft.client_id
+        box = self._box(client_id)
+        taken = box.take([item.seq])
+        if not taken:
+            self._hand_down(item)
         for ending in (item.collapsed, item.dropped):
             if ending is not None:
                 self._restore(ending)
-        self._pending -= 1
-        self._tidy(item.draft.client_id, box)
+        if item.overcount:
+            self._lose(client_id, "overflow", -item.overcount)
+        self._pending -= len(taken)
+        self._tidy(client_id, box)
+
+    def _hand_down(self, item: Append) -> None:
+        """Something that waits for the next commit has displaced it, or has found it expired."""
+        if any(later.inherit(item) for later in self._next.appends):
+            return
+        for ending in self._next.endings:
+            if item.seq in ending.seqs:
+                ending.replace(item.seq, [])
+                self._lose(ending.client_id, LOSSES[ending.reason], -1)
 
     def _restore(self, ending: Ending) -> None:
         """The commit that was to end them has failed."""

@@ -97,6 +97,7 @@ class MailboxEngine(Ledger):
             if done is not None:
                 done(self._error)
             return
+        seq = min(seq, self._committed)  # what nobody can have seen yet is not acknowledged beforehand
         settling = self._next.settlings.get(client_id)
         if settling is None:
             settling = self._next.settlings[client_id] = Settling(client_id, seq, acked_by)
@@ -221,8 +222,12 @@ class MailboxEngine(Ledger):
                 tell(ending.done, None)
             for done in batch.dones:
                 tell(done, None)
+        unsure = batch.left_in_place() if batch.error is not None and self._error is None else ()
         for wanted in batch.reads:
-            self._hand_over(wanted, batch)
+            if wanted.client_id in unsure:
+                self._reads.append(wanted)
+            else:
+                self._hand_over(wanted, batch)
         if batch.damaged:
             self._set_aside(batch)
         waiting = self._next
@@ -267,8 +272,9 @@ class MailboxEngine(Ledger):
         # The next in this very commit may have collapsed it, or pushed it out.
         if box is not None and (box.last == item.seq or item.seq in box):
             notification = item.notification()
+            after = box.before(item.seq)  # now: what was withdrawn meanwhile may have come back
             for listener in self._listeners:
-                handed = listener.wake(notification, item.after)
+                handed = listener.wake(notification, after)
                 connections += handed.connections
                 taken += handed.taken
             if taken:
@@ -370,19 +376,18 @@ class MailboxEngine(Ledger):
             listener.failed(error)
 
     def _set_aside(self, batch: Batch) -> None:
-        """Damaged records leave the mailbox and are kept for an operator. They are never delivered."""
+        """Damaged records are kept for an operator. They are never delivered, so they are lost, and that is told."""
         now_ms = self._clock.now_ms()
         damaged = set(batch.damaged)
         for wanted in batch.reads:
             bad = [seq for seq in wanted.seqs if seq in damaged]
             box = self._boxes.get(wanted.client_id)
             if bad and box is not None:
-                self._pending -= len(box.take(bad))
-                self._tidy(wanted.client_id, box)
-        for seq in batch.damaged:
+                ending = self._ending(wanted.client_id, box, "purged", bad)
+                ending.first = [(queries.SET_ASIDE, (seq, now_ms)) for seq in ending.seqs]
+                self._next.endings.append(ending)
+        for _ in batch.damaged:
             self._observer.engine_error("damaged_record")
-            self._next.steps.append((queries.SET_ASIDE, (seq, now_ms)))
-            self._next.steps.append((queries.DELETE, (f"[{seq}]",)))
 
 
 def conflict() -> IdConflict:

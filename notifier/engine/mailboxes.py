@@ -181,6 +181,8 @@ class Mailbox:
             at = self._find(seq) * _STRIDE
             self._cells[at:at] = array("q", (seq, expires_ms, mark))
             self.size += mark >> _SHIFT
+            if mark & RECEIPT:
+                self.receipts = True
             if key is not None:
                 self.keys = self.keys or {}
                 self.keys.setdefault(key, []).append(seq)

@@ -23,6 +23,7 @@ from notifier.errors import ConfigurationError, EngineUnavailable, NotifierError
 
 LOSS_KEPT_MS = 30 * 86_400_000
 """A client that does not come back for this long is not told any more what it lost."""
+TICK_S = 1.0
 SLICE = 500
 """Mailboxes that upkeep looks at before it lets the loop go on."""
 
@@ -77,8 +78,7 @@ class SQLiteEngine(MailboxEngine):
         for client_id, reason, total, told in losses:
             entry = self._losses.setdefault(client_id, Losses({}, {}))
             entry.totals[reason], entry.told[reason] = total, told
-        if not self._memory:
-            self._look_at_disk()
+        self._look_at_disk()
 
     async def stop(self) -> None:
         """See Engine.stop."""
@@ -113,7 +113,7 @@ class SQLiteEngine(MailboxEngine):
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(TICK_S)
             due = self._expiries.due(self._clock.now_ms())
             for at, client_id in enumerate(due):
                 box = self._boxes.get(client_id)
@@ -123,8 +123,7 @@ class SQLiteEngine(MailboxEngine):
                     await asyncio.sleep(0)
             self._note_cursors()
             self._forget_empty()
-            if not self._memory:
-                await self._on_thread(self._look_at_disk)
+            await self._on_thread(self._look_at_disk)
             await self._sweep()
 
     def _note_cursors(self) -> None:
@@ -137,6 +136,9 @@ class SQLiteEngine(MailboxEngine):
             self._kick()
 
     def _look_at_disk(self) -> None:
+        if self._memory:
+            self._low_disk = False
+            return
         disk = os.statvfs(os.path.dirname(os.path.abspath(self._path)))
         self._low_disk = disk.f_bavail * disk.f_frsize < max(self._min_free, 1)
 

@@ -182,8 +182,8 @@ class Store:
         """The mail with these seqs, and which of them are damaged."""
         found: dict[int, Notification] = {}
         damaged = []
-        ((text,),) = self._connection.execute(queries.READ, (_encode(seqs).decode(),))
         try:
+            ((text,),) = self._connection.execute(queries.READ, (_encode(seqs).decode(),))
             rows = _rows.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._read_one_by_one(seqs)
