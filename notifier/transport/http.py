@@ -250,12 +250,14 @@ class HttpProtocol(asyncio.Protocol):
         head.upgrade = self._parser.should_upgrade()
         head.route = self._door.find_route(head.path)
         try:
-            head.limit = head.route.admit(head) if head.route is not None else self._door.max_body
             head.length = int(head.header(b"content-length") or b"-1")
+            head.limit = head.route.admit(head) if head.route is not None else self._door.max_body
             if head.length > head.limit:
                 raise TooLarge(f"The body has {head.length} bytes, {head.limit} are allowed here.")
         except NotifierError as error:
             request.refusal = error
+        if request.refusal is not None and head.length > DRAIN_BYTES and not head.upgrade:
+            raise request.refusal  # more than would be drained: there is nothing to wait for
         if head.header(b"expect") is not None and not head.upgrade:
             if request.refusal is not None:
                 raise request.refusal

@@ -111,7 +111,7 @@ def _decode(
     # Every key and every string has two quotes. Six outside the data: {"client_id":"…","data":…}, each key once.
     plain = body.count(b'"') - data.count(b'"') == 6
     if not plain:
-        strictjson.check_keys(body, [name for name in kinds if getattr(parsed, name) is not UNSET])
+        strictjson.check_keys(body, ["data", *(name for name in kinds if getattr(parsed, name) is not UNSET)])
     return parsed, data, plain
 
 
