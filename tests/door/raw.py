@@ -149,8 +149,8 @@ class Raw:
         for line in lines:
             name, _, value = line.partition(": ")
             assert name, line
-            assert name.lower() not in headers, line
-            headers[name.lower()] = value
+            assert name.lower() not in headers or name.lower() == "connection", line
+            headers[name.lower()] = ", ".join(filter(None, (headers.get(name.lower()), value)))
         size = 0 if head_only or status == "101" else int(headers["content-length"])
         while len(self._buffer) < size:
             assert self._fill(), "the answer is cut off"
