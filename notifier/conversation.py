@@ -37,6 +37,14 @@ class ProtocolPing:
         self.payload = payload
 
 
+def proof(position: int, last: bytes | None) -> bytes:
+    """Payload of a ping whose pong proves that everything up to `position` was read; never the same as the `last`."""
+    payload = position.to_bytes(8)
+    if last is None or last[:8] != payload:
+        return payload
+    return payload + bytes((last[8] % 255 + 1 if len(last) > 8 else 1,))
+
+
 Out = Notification | bytes | ProtocolPing
 """What a session says: mail, an encoded control frame, or a ping."""
 

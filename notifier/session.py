@@ -22,21 +22,12 @@ The carrier (a socket's pump) takes what is in `out`, acts on `ack`, `verify` an
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
-from notifier import protocol
+from notifier import conversation, protocol
 from notifier.auth.tokens import Identity
-from notifier.conversation import (
-    BUCKET,
-    MAX_OUT,
-    REFILL_PER_S,
-    TOKEN_WARNING_S,
-    WINDOW_FULL_S,
-    Acknowledgement,
-    Limits,
-    Out,
-    ProtocolPing,
-)  # fmt: skip
+from notifier.conversation import Acknowledgement, Limits, Out, ProtocolPing, proof
 from notifier.engine.base import AckedBy, Losses, LossReason, MailboxState, Notification, Page
 from notifier.errors import BadJson, NotifierError
 from notifier.protocol import AckMode, Close
@@ -46,7 +37,7 @@ class Session:
     """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_full_since", "_heartbeat", "_inflight", "_out_size", "_pings", "_told",
+        "_bucket", "_bucket_at", "_full_since", "_heard_of", "_heartbeat", "_inflight", "_out_size", "_pings", "_told",
         "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at", "identity",
         "ignored_acks", "limits", "others_settled", "out", "paused", "position", "reading", "seen", "verify",
     )  # fmt: skip
@@ -82,10 +73,12 @@ class Session:
         self.others_settled = 0
         """The highest seq that others have settled and that was not said yet; see `flush_settled`."""
         self._told: tuple[int, dict[LossReason, int]] | None = None
+        self._heard_of: dict[LossReason, int] | None = None
+        """Total of the losses, by reason, up to which there is nothing to tell on this connection."""
         self._warned = False
         self._full_since = 0.0
         self._out_size = 0
-        self._bucket = float(BUCKET)
+        self._bucket = float(conversation.BUCKET)
         self._bucket_at = now
 
     @property
@@ -118,7 +111,7 @@ class Session:
     @property
     def crowded(self) -> bool:
         """Whether `out` holds as much as the carrier should write at once."""
-        return self._out_size >= MAX_OUT and bool(self.out)
+        return self._out_size >= conversation.MAX_OUT and bool(self.out)
 
     @property
     def told(self) -> tuple[int, dict[LossReason, int]] | None:
@@ -134,17 +127,12 @@ class Session:
     def start(self, state: MailboxState) -> None:
         """The mailbox has been looked at: say welcome, and what was lost."""
         limits, until = self.limits, protocol.rfc3339(int(self.identity.expires_at * 1000))
-        welcome = protocol.Welcome(
-            self.client_id,
-            self.connection_id,
-            state.pending,
-            self.ack_mode,
-            limits.max_inflight,
-            limits.heartbeat_s,
+        self._say(protocol.Welcome(
+            self.client_id, self.connection_id, state.pending, self.ack_mode, limits.max_inflight, limits.heartbeat_s,
             until,
-        )
-        self._say(welcome)
+        ))  # fmt: skip
         self.behind = state.pending > 0
+        self.seen = max(self.seen, state.through)
         if state.losses is not None:
             for reason, dropped in state.losses.untold().items():
                 self._say(protocol.Gap(reason, dropped))
@@ -179,10 +167,8 @@ class Session:
     def _write(self, notification: Notification) -> None:
         self._add(notification, len(notification.data))
         self.position = seq = notification.seq
-        if self._inflight is None:
-            self._inflight = [seq]
-        else:
-            self._inflight.append(seq)
+        self._inflight = self._inflight or []
+        self._inflight.append(seq)
         if len(self._inflight) == self.limits.max_inflight:
             self.filled = True
             self.limits.full += 1
@@ -190,13 +176,9 @@ class Session:
     def _prove(self) -> None:
         """`ack=auto`: a ping that follows the mail; its pong proves that the other end has read so far."""
         if self.ack_mode == "auto":
-            payload = self.position.to_bytes(8)
-            if self._pings is None:
-                self._pings = [payload]
-            else:
-                if self._pings and self._pings[-1][:8] == payload:  # as after a gap: they must be told apart
-                    payload += bytes((self._pings[-1][8] % 255 + 1 if len(self._pings[-1]) > 8 else 1,))
-                self._pings.append(payload)
+            payload = proof(self.position, self._pings[-1] if self._pings else None)
+            self._pings = self._pings or []
+            self._pings.append(payload)
             self.out.append(ProtocolPing(payload))
 
     def transient(self, frame: bytes) -> bool:
@@ -216,6 +198,7 @@ class Session:
         Returns whether that changes anything here.
         """
         reopened = self._shrink(seq)
+        self.seen = max(self.seen, seq)
         if seq > self.acked and seq > self.others_settled:
             self.others_settled = seq
             return True
@@ -234,19 +217,26 @@ class Session:
 
     def ended(self, seqs: Sequence[int], reason: LossReason | None, losses: Losses | None) -> None:
         """Mail has left the mailbox unacknowledged; a loss is told if it concerns mail not written here."""
+        unwritten = len(seqs)
         if self._inflight:
             gone = set(seqs)
-            self._reopen([seq for seq in self._inflight if seq not in gone])
+            left = [seq for seq in self._inflight if seq not in gone]
+            unwritten -= len(self._inflight) - len(left)
+            self._reopen(left)
+        if not unwritten:
+            return
+        if seqs[-1] > self.seen:
+            self.behind = True  # a look at the mailbox moves `seen` past it, whenever its wake comes
         if reason is None or losses is None or self.closing is not None:
             return
-        unwritten = sum(seq > self.position for seq in seqs)
-        if unwritten:
+        if losses.totals[reason] > (self._heard_of or {}).get(reason, 0):  # else `start` has said so
             self._say(protocol.Gap(reason, unwritten))
             self._remember_told(losses)
 
     def _remember_told(self, losses: Losses) -> None:
         """The next acknowledgement, or pong of a ping sent from now on, says that these losses were heard."""
-        self._told = self.position, dict(losses.totals)
+        self._heard_of = dict(losses.totals)
+        self._told = self.position, self._heard_of
         self._prove()
 
     def _shrink(self, seq: int) -> bool:
@@ -254,13 +244,7 @@ class Session:
         inflight = self._inflight
         if not inflight or inflight[0] > seq:
             return False
-        if inflight[-1] <= seq:
-            self._reopen([])
-        else:
-            at = 1
-            while inflight[at] <= seq:
-                at += 1
-            self._reopen(inflight[at:])
+        self._reopen(inflight[bisect_right(inflight, seq) :])
         return True
 
     def _reopen(self, inflight: list[int]) -> None:
@@ -339,7 +323,7 @@ class Session:
 
     def spend(self, now: float) -> bool:
         """Take a token from the bucket; an empty one ends the session (4429)."""
-        self._bucket = min(BUCKET, self._bucket + (now - self._bucket_at) * REFILL_PER_S)
+        self._bucket = min(conversation.BUCKET, self._bucket + (now - self._bucket_at) * conversation.REFILL_PER_S)
         self._bucket_at = now
         if self._bucket < 1:
             self.close(Close.RATE_LIMITED, "rate_limited")
@@ -355,7 +339,7 @@ class Session:
         if left <= 0:
             self.close(Close.UNAUTHORIZED, "token_expired")
             return 0.0
-        warning = self.identity.expires_at - TOKEN_WARNING_S - now_s
+        warning = self.identity.expires_at - conversation.TOKEN_WARNING_S - now_s
         if not self._warned and warning <= 0:
             self._warned = True
             self._say(protocol.TokenExpiring(max(0, round(self.identity.expires_at - now_s))))
@@ -369,7 +353,7 @@ class Session:
         self._full_since = now
 
     def _tick_window(self, now: float) -> None:
-        if self._full_since and self.window_full and now - self._full_since >= WINDOW_FULL_S:
+        if self._full_since and self.window_full and now - self._full_since >= conversation.WINDOW_FULL_S:
             self._full_since = 0.0  # said once per filling
             text = f"{self.inflight} notifications are unacknowledged. Send ack frames; no more comes until then."
             self._say(protocol.ErrorFrame("window_full", text))

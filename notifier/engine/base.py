@@ -98,11 +98,15 @@ class Losses(msgspec.Struct):
 
 
 class MailboxState(NamedTuple):
-    """What a session needs to start with. `pending` is a hint; `revoked_s` unix seconds or None."""
+    """What a session needs to start with. `pending` is a hint; `revoked_s` unix seconds or None.
+
+    `through`: everything up to this seq has ended, as far as known without reading.
+    """
 
     pending: int
     losses: Losses | None
     revoked_s: float | None
+    through: int = 0
 
 
 class Page(NamedTuple):

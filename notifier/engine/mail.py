@@ -122,10 +122,10 @@ class MailboxEngine(Ledger):
         if box is not None:
             self._expire(client_id, box)
         losses = self._losses.get(client_id)
-        return done(
-            MailboxState(len(box) if box else 0, losses and Losses(dict(losses.totals), dict(losses.told)),
-                         self._revoked.get(client_id))
-        )  # fmt: skip
+        return done(MailboxState(
+            len(box) if box else 0, losses and Losses(dict(losses.totals), dict(losses.told)),
+            self._revoked.get(client_id), 0 if box else self._committed,
+        ))  # fmt: skip
 
     def read(
         self, client_id: str, after: int, count: int, size: int, done: Callable[[Page | NotifierError], None]
@@ -325,7 +325,7 @@ class MailboxEngine(Ledger):
         ]
         through = wanted.seqs[-1] if wanted.seqs else wanted.after
         more = box is not None and bool(box.after(through, self._committed, 1, 1))
-        return tell(wanted.done, Page(mail, through, more))
+        return tell(wanted.done, Page(mail, through if more else max(through, self._committed), more))
 
     def _ended(self, ending: Ending) -> None:
         """An end is durable: tell the nodes."""
@@ -386,7 +386,7 @@ class MailboxEngine(Ledger):
                 ending = self._ending(wanted.client_id, box, "purged", bad)
                 ending.first = [(queries.SET_ASIDE, (seq, now_ms)) for seq in ending.seqs]
                 self._next.endings.append(ending)
-        for _ in batch.damaged:
+        for _ in damaged:
             self._observer.engine_error("damaged_record")
 
 

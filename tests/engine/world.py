@@ -188,13 +188,16 @@ class World:
 
     async def crash(self) -> None:
         """What another process would find if this one got SIGKILL now: the files as they are."""
+        self._copy_files()
+        await self.start()
+
+    def _copy_files(self) -> None:
         copy = self.path.with_name(f"{self.path.stem}-copy.db")
         for suffix in ("", "-wal"):
             part = Path(f"{self.path}{suffix}")
             if part.exists():
                 shutil.copyfile(part, f"{copy}{suffix}")
         self.path = copy
-        await self.start()
 
     def check(self) -> None:
         """Every callback ran exactly once, and all listeners have heard the same."""
