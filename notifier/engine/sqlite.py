@@ -18,8 +18,8 @@ from notifier.engine import database, queries
 from notifier.engine.base import Handed, Listener, Losses, Overview, Receipt, Stats, Target
 from notifier.engine.mail import MailboxEngine
 from notifier.engine.observer import Observer, tell
-from notifier.engine.writer import FatalEngineError, Writer
-from notifier.errors import ConfigurationError, EngineUnavailable, NotifierError
+from notifier.engine.writer import DiskFailedError, FatalEngineError, Writer
+from notifier.errors import ConfigurationError, EngineUnavailable, NotifierError, StorageFull
 
 LOSS_KEPT_MS = 30 * 86_400_000
 """A client that does not come back for this long is not told any more what it lost."""
@@ -47,18 +47,29 @@ class SQLiteEngine(MailboxEngine):
         self._writer = Writer(self._loop)
         try:
             await self._on_thread(self._open)
-        except FatalEngineError as error:
+        except NotifierError as error:
+            await self._on_thread(lambda: self._store.close(checkpoint=False))  # whatever it is, it stays as it is
             self._writer.stop()
             self._lock.release()
-            raise ConfigurationError(
-                f"{self._path} cannot be used: {error.detail} Nothing was changed. Restore it from a backup."
-            ) from error
-        except NotifierError:
-            self._writer.stop()
-            self._lock.release()
-            raise
+            raise self._cannot_start(error) from error
         self._error = None
         self._ticker = self._loop.create_task(self._tick())
+
+    def _cannot_start(self, error: NotifierError) -> NotifierError:
+        """In the words of a start: what it can be mended by."""
+        match error:
+            case StorageFull():
+                return EngineUnavailable(f"The disk of {self._path} is full. Free some space, then start again.")
+            case DiskFailedError():
+                return EngineUnavailable(
+                    f"{self._path} cannot be read or written. {error.detail} "
+                    "Look at the disk and the file's permissions, then start again."
+                )
+            case FatalEngineError():
+                return ConfigurationError(
+                    f"{self._path} cannot be used: {error.detail} Nothing was changed. Restore it from a backup."
+                )
+        return error
 
     def _open(self) -> None:
         fresh = True
@@ -68,6 +79,7 @@ class SQLiteEngine(MailboxEngine):
             fresh = database.inspect(self._path)  # the last holder may have made it meanwhile
         self._store.open(fresh, database.APPLICATION_ID, database.VERSION)
         mail, self._last_seq, losses, revoked = self._store.load()
+        self._store.clear_log()
         self._committed = self._last_seq
         now_ms = self._clock.now_ms()
         for seq, client_id, expires_ms, size, flags, key in mail:
@@ -90,8 +102,9 @@ class SQLiteEngine(MailboxEngine):
             self._next.dones.append(lambda _: None if flushed.done() else flushed.set_result(None))
             self._kick()
             await flushed  # the last turn: what was queued before it has been committed with it
+        failed = isinstance(self._error, FatalEngineError)
         self._error = EngineUnavailable("The engine has stopped.")
-        await self._on_thread(self._store.close)
+        await self._on_thread(lambda: self._store.close(checkpoint=not failed))
         self._writer.stop()
         self._lock.release()
 

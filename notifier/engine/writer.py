@@ -85,6 +85,10 @@ class FatalEngineError(EngineUnavailable):
     """The disk failed a write or a sync. What is in the page cache is no longer known to be on it: stop, reopen."""
 
 
+class DiskFailedError(FatalEngineError):
+    """It was the disk, or what the system says of it; the file itself may be sound."""
+
+
 def translate(error: Exception) -> NotifierError:
     """What an exception of SQLite means for those who wait."""
     match error:
@@ -94,7 +98,13 @@ def translate(error: Exception) -> NotifierError:
             return StorageFull("The disk is full. Free some space; publishing goes on by itself then.")
         case apsw.BusyError() | apsw.LockedError() | apsw.InterruptError():
             return EngineUnavailable("Another process holds the database. Close it, then retry with the same id.")
-        case apsw.Error() | OSError() | MemoryError():
+        case apsw.IOError() if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
+            return StorageFull("The disk is full (no room for the index of the log). Free some space.")
+        case apsw.IOError() | apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.NoMemError():
+            return DiskFailedError(f"The disk failed ({type(error).__name__}). Retry with the same id.")
+        case OSError() | MemoryError():
+            return DiskFailedError(f"The disk failed ({type(error).__name__}). Retry with the same id.")
+        case apsw.Error():
             return FatalEngineError(f"The database failed ({type(error).__name__}). Retry with the same id.")
         case _:
             return FatalEngineError(f"The engine failed ({type(error).__name__}: {error}). Retry with the same id.")
@@ -106,7 +116,7 @@ class Store:
     def __init__(self, path: str, durability: str) -> None:
         self.path = path
         self._durability = durability
-        self._connection: apsw.Connection
+        self._connection: apsw.Connection = None  # type: ignore[assignment]  # until it is opened
 
     def open(self, fresh: bool, application_id: int, version: int) -> None:
         """Connect; create the tables in a fresh file; read every promise of durability back from SQLite.
@@ -132,9 +142,24 @@ class Store:
                 raise EngineUnavailable(f"SQLite answers {name}={got} where {value} was asked for.")
         connection.execute("PRAGMA temp_store=memory; PRAGMA foreign_keys=off")
 
-    def close(self) -> None:
-        """Checkpoint and close."""
-        self._connection.close()
+    def clear_log(self) -> None:
+        """Bring what the log holds into the database, so that what comes is not written behind it.
+
+        If the last process ended because a sync had failed, the log may be whole in the page cache and have a hole on
+        the disk, and a later power cut would take what follows the hole. Copied to the database it is written anew.
+        """
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.Error as error:
+            if not isinstance(translate(error), StorageFull) and not isinstance(error, apsw.BusyError):
+                raise
+
+    def close(self, *, checkpoint: bool = True) -> None:
+        """Close. `checkpoint`: bring the log into the database; not after the disk has failed."""
+        if self._connection is not None:
+            if not checkpoint:
+                self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            self._connection.close()
 
     def load(self) -> tuple[list[Any], int, list[Any], list[Any]]:
         """Pending mail for the index, the last seq, untold losses, revocations."""
