@@ -39,6 +39,8 @@ class NotifierError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    mend: ClassVar[str] = "A defect of the server: its log says where. Retry with the same id, with back-off."
+    """What whoever meets it can do; the class's first sentence is the cause. /docs/errors is made of both."""
     close_code: ClassVar[int] = 1011
     reason: ClassVar[str] = "internal"
     headers: ClassVar[tuple[tuple[str, str], ...]] = ()
@@ -63,6 +65,7 @@ class ConfigurationError(NotifierError):
 
     code = "configuration"
     title = "The configuration cannot be used"
+    mend = "Mend what is listed, and start again."
 
     def __init__(self, detail: str = "", *, problems: Sequence[Problem] = ()) -> None:
         super().__init__(detail or "; ".join(f"{name} {problem}: {mend}" for name, problem, mend in problems))
@@ -75,6 +78,7 @@ class BadHandshake(NotifierError):
     status = 400
     code = "bad_handshake"
     title = "Malformed WebSocket handshake"
+    mend = "Use a WebSocket library; offer the subprotocol notifier.v1 beside bearer.JWT, and bring one token."
     close_code = 1002
     reason = "bad_handshake"
 
@@ -85,6 +89,7 @@ class UpgradeRequired(BadHandshake):
     status = 426
     code = "upgrade_required"
     title = "This path speaks WebSocket only"
+    mend = "Connect with a WebSocket client, version 13. Behind a proxy: pass Upgrade and Connection on."
     reason = "upgrade_required"
     headers = (("Upgrade", "websocket"), ("Connection", "Upgrade, close"), ("Sec-WebSocket-Version", "13"))
 
@@ -95,6 +100,7 @@ class Unauthorized(NotifierError):
     status = 401
     code = "unauthorized"
     title = "Not authenticated"
+    mend = "Send the key of your service in X-API-Key, or in Authorization: Bearer; not two that differ."
     close_code = 4401
     reason = "unauthorized"
     headers = (("WWW-Authenticate", "Bearer"),)
@@ -105,6 +111,7 @@ class TokenMissing(Unauthorized):
 
     code = "token_missing"
     title = "No token"
+    mend = "Bring the JWT: Authorization: Bearer, or the subprotocol bearer.JWT in browsers."
     reason = "token_missing"
 
 
@@ -113,6 +120,7 @@ class TokenInvalid(Unauthorized):
 
     code = "token_invalid"
     title = "Invalid token"
+    mend = "Sign with the key that is configured here; exp and the client_id claim are required, iss and aud as set."
     reason = "token_invalid"
 
 
@@ -121,6 +129,7 @@ class TokenExpired(Unauthorized):
 
     code = "token_expired"
     title = "Expired token"
+    mend = "Fetch a new token, and connect again once."
     reason = "token_expired"
 
 
@@ -130,6 +139,7 @@ class Forbidden(NotifierError):
     status = 403
     code = "forbidden"
     title = "Not allowed"
+    mend = "Use a key with the scope that is named, or add the scope in API_KEYS."
     close_code = 4403
     reason = "forbidden"
 
@@ -139,6 +149,7 @@ class ForbiddenOrigin(Forbidden):
 
     code = "forbidden_origin"
     title = "Origin not allowed"
+    mend = "List the page's origin in ALLOWED_ORIGINS, or have the proxy pass the Host header on as it came."
     reason = "forbidden_origin"
 
 
@@ -147,6 +158,7 @@ class ClientIdMismatch(Forbidden):
 
     code = "client_id_mismatch"
     title = "Another client_id"
+    mend = "Connect with a token of that client, or leave the client_id out of the path."
     reason = "client_id_mismatch"
 
 
@@ -155,6 +167,7 @@ class Revoked(Forbidden):
 
     code = "revoked"
     title = "Token revoked"
+    mend = "Issue a new token, or have an administrator lift the revocation."
     reason = "revoked"
 
 
@@ -164,6 +177,7 @@ class NotFound(NotifierError):
     status = 404
     code = "not_found"
     title = "Not found"
+    mend = "The paths are listed in /docs. A trailing slash is another path."
     reason = "not_found"
 
 
@@ -173,6 +187,7 @@ class MethodNotAllowed(NotifierError):
     status = 405
     code = "method_not_allowed"
     title = "Method not allowed"
+    mend = "Use a method of the Allow header."
     reason = "method_not_allowed"
 
 
@@ -182,6 +197,7 @@ class RequestTimeout(NotifierError):
     status = 408
     code = "timeout"
     title = "The request took too long to arrive"
+    mend = "Send the whole request within 10 s."
     reason = "timeout"
 
 
@@ -191,6 +207,7 @@ class TooLarge(NotifierError):
     status = 413
     code = "too_large"
     title = "Too large"
+    mend = "Send less: a notification says where to look. The limits are settings, and listed in docs/protocol.md."
     close_code = 1009
     reason = "too_large"
 
@@ -200,6 +217,7 @@ class UriTooLong(TooLarge):
 
     status = 414
     title = "URL too long"
+    mend = "Put data into the body."
 
 
 class HeadersTooLarge(TooLarge):
@@ -207,6 +225,7 @@ class HeadersTooLarge(TooLarge):
 
     status = 431
     title = "Headers too large"
+    mend = "Send fewer or shorter headers; long tokens have too many groups."
 
 
 class UnsupportedEncoding(NotifierError):
@@ -215,6 +234,7 @@ class UnsupportedEncoding(NotifierError):
     status = 415
     code = "unsupported_encoding"
     title = "Content-Encoding not supported"
+    mend = "Send the body as it is, without Content-Encoding."
     reason = "unsupported_encoding"
 
 
@@ -224,6 +244,7 @@ class BadJson(NotifierError):
     status = 400
     code = "bad_json"
     title = "Not acceptable JSON"
+    mend = "Send UTF-8 JSON without duplicate keys, NaN, or a depth over 64."
     close_code = 4400
     reason = "bad_frame"
 
@@ -234,6 +255,7 @@ class Invalid(NotifierError):
     status = 422
     code = "invalid"
     title = "Invalid request"
+    mend = "Mend the fields that errors names."
     close_code = 4400
     reason = "bad_frame"
 
@@ -244,6 +266,7 @@ class IdConflict(NotifierError):
     status = 409
     code = "id_conflict"
     title = "The id was used with other content"
+    mend = "Use a new id for new content; repeat a publish byte for byte."
     reason = "id_conflict"
 
 
@@ -253,6 +276,7 @@ class MailboxFull(NotifierError):
     status = 429
     code = "mailbox_full"
     title = "Mailbox full"
+    mend = "The client is away for long: use another channel, a collapse_key, a shorter ttl, or purge its mail."
     reason = "mailbox_full"
 
 
@@ -262,6 +286,7 @@ class StorageFull(NotifierError):
     status = 507
     code = "storage_full"
     title = "Storage full"
+    mend = "Free space on the disk. Publishing goes on by itself."
     close_code = 1013
     reason = "storage_full"
 
@@ -272,6 +297,7 @@ class Unavailable(NotifierError):
     status = 503
     code = "unavailable"
     title = "Not available now"
+    mend = "Retry with back-off, and with the same id."
     close_code = 1013
     reason = "unavailable"
     headers = (("Retry-After", "1"),)
@@ -282,6 +308,7 @@ class EngineUnavailable(Unavailable):
 
     code = "engine_unavailable"
     title = "The engine is not available"
+    mend = "Retry with the same id, with back-off. It was stored once, or not at all."
     reason = "engine_unavailable"
 
 
@@ -290,6 +317,7 @@ class NoKeys(Unavailable):
 
     code = "no_keys"
     title = "No keys to check tokens with"
+    mend = "Look why the JWKS cannot be fetched: the log says so. It is tried again by itself."
     reason = "no_keys"
 
 
@@ -298,6 +326,7 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
     title = "Too many connections"
+    mend = "Retry with back-off. Operators: raise the open-file limit or MAX_CONNECTIONS, or add a node."
     reason = "overloaded"
 
 
@@ -306,5 +335,6 @@ class Draining(Unavailable):
 
     code = "draining"
     title = "This node is draining"
+    mend = "Retry: another node takes over, or this one is back in a moment."
     close_code = 1012
     reason = "draining"

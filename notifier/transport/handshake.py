@@ -159,6 +159,7 @@ class BadAckMode(NotifierError):
     status = 400
     code = "bad_handshake"
     title = "Unknown ack mode"
+    mend = "Connect with ack=auto or ack=client."
     close_code = 4400
     reason = "bad_frame"
 

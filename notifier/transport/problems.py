@@ -23,6 +23,7 @@ class BadRequest(NotifierError):
     status = 400
     code = "bad_request"
     title = "Malformed request"
+    mend = "Use an HTTP library; look at what stands between it and this server."
     close_code = 1002
     reason = "bad_request"
 
