@@ -203,6 +203,7 @@ def test_handshakes(victim: Server, case: dict[str, Any]) -> None:
         if isinstance(expected, list):
             assert answer.status == 101, answer
             assert [101, *client.closed()] == expected
+            client.send(masked(CLOSE, expected[1].to_bytes(2)))
             assert client.ended()
         else:
             assert answer.status == expected, answer
@@ -241,6 +242,7 @@ def test_frames(victim: Server, case: dict[str, Any]) -> None:
         else:
             code, _ = client.closed()
             assert code == case["expect"]
+            client.send(masked(CLOSE, code.to_bytes(2)))
             assert client.ended()
     delivers(victim)
 
