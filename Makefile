@@ -18,8 +18,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 run: $(STAMP) ## start a development server; what it prints can be pasted
 	$(BIN)/notifier dev
 
+# Most tests wait for servers, not for the processor: four at a time, each file on one worker.
 test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff (lint, format) and mypy --strict
 	$(BIN)/ruff check .
@@ -36,6 +37,7 @@ bench: $(STAMP) ## measure, compare with bench/baseline.json, write the README's
 lock: ## resolve the lock files anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links -q bench/requirements.in -o bench/requirements.lock
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
