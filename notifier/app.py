@@ -30,7 +30,7 @@ from notifier.transport.door import Door, Route
 from notifier.transport.handshake import PlainWebSocketRoute, is_websocket_path
 from notifier.transport.origins import Origins
 from notifier.transport.problems import problem
-from notifier.web import clients, ops, receipts
+from notifier.web import clients, docs, ops, receipts
 from notifier.web.notify import Batch, Broadcast, Notify, NotifyClient
 from notifier.web.publication import TtlLimits
 from notifier.web.publishing import Publishing
@@ -163,6 +163,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(ops.router(parts.node, parts.keys, parts.settings.metrics_auth, parts.not_ready))
     app.include_router(receipts.router(parts.node, parts.keys))
     app.include_router(clients.router(parts.node, parts.keys, f"{socket.gethostname()}:{parts.settings.port}"))
+    app.include_router(docs.router(VERSION))
     app.add_exception_handler(NotifierError, _tell_notifier_error)
     app.add_exception_handler(HTTPException, _tell_http_exception)
     app.add_exception_handler(RequestValidationError, _tell_validation_error)
@@ -186,7 +187,7 @@ async def _tell_http_exception(request: Request, error: Exception) -> Response:
         allowed = dict(error.headers or {})
         return _response(MethodNotAllowed(f"Use {allowed.get('Allow', 'another method')}."), allowed)
     if error.status_code == 404:
-        return _response(NotFound("Nothing is here. The paths are listed in /openapi.json."))
+        return _response(NotFound("Nothing is here. The paths are listed in /docs."))
     return _response(NotifierError("Something went wrong on our side."))
 
 

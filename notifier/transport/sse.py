@@ -340,7 +340,7 @@ class Events(EventRoute):
         stream.pump()
 
 
-class Ack(msgspec.Struct, forbid_unknown_fields=True):
+class AckRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /events/ack`: everything up to `seq` is processed."""
 
     seq: int
@@ -414,7 +414,7 @@ class Acks(EventRoute):
         return settle(seq)
 
 
-_ack = msgspec.json.Decoder(Ack)
+_ack = msgspec.json.Decoder(AckRequest)
 
 
 def _decode_ack(body: bytes) -> int:
