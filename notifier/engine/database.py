@@ -56,7 +56,9 @@ def inspect(path: str) -> bool:
             f"{path} has schema version {version}, this program knows {VERSION}. Nothing was changed. "
             "Start the newer version that wrote it."
         )
-    if size < pages * (65536 if page_size == 1 else page_size) and not os.path.exists(path + "-wal"):
+    # With a log or a journal beside it, what is missing may be there, or what is there may be taken back.
+    unfinished = any(os.path.exists(path + suffix) for suffix in ("-wal", "-journal"))
+    if size < pages * (65536 if page_size == 1 else page_size) and not unfinished:
         raise ConfigurationError(f"{path} is truncated. Nothing was changed. Restore it from a backup.")
     return False
 

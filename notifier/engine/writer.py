@@ -125,7 +125,8 @@ class Store:
         """
         connection = self._connection = apsw.Connection(self.path)
         connection.set_busy_timeout(5_000)
-        if fresh:
+        # A process that was killed while it made the file leaves pages that SQLite takes back now: none is left.
+        if fresh or connection.execute("PRAGMA page_count").fetchall()[0][0] == 0:
             with connection:
                 connection.execute(files("notifier.engine").joinpath("schema.sql").read_text())
                 connection.execute(f"PRAGMA application_id={application_id}; PRAGMA user_version={version}")
