@@ -18,7 +18,7 @@ SIZE = 2 * 1024 * 1024
 async def until_accepted(server: Server, **fields: object) -> dict[str, object]:
     """Ask until it is taken: nothing else tells that there is room again."""
     async with asyncio.timeout(20):
-        while (answer := await apublish(server, **fields)).status == 507:
+        while (answer := await apublish(server, **fields)).status == 507:  # noqa: ASYNC110 (another process)
             await asyncio.sleep(0.1)
     assert answer.status == 202, answer
     return dict(answer.body)
@@ -71,7 +71,7 @@ async def test_below_the_floor_publishes_are_refused_before_the_disk_is_full(
         assert publish(server, client_id="alice", data=1).status == 202
         ballast = fill(disk, leave=SIZE // 4)
         async with asyncio.timeout(20):
-            while (answer := await apublish(server, client_id="alice", data=2)).status == 202:
+            while (answer := await apublish(server, client_id="alice", data=2)).status == 202:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert (answer.status, answer.body["code"]) == (507, "storage_full")
         assert "MIN_FREE_DISK_BYTES" in answer.body["detail"]
@@ -85,17 +85,17 @@ async def test_below_the_floor_publishes_are_refused_before_the_disk_is_full(
 
 
 def test_started_on_a_full_disk_it_says_so_and_what_was_accepted_is_there_when_there_is_room(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", SIZE) as disk:
-        with Server(tmp_path / "server", engine=f"sqlite:///{disk}/notifier.db") as server:
-            first = publish(server, client_id="alice", data=1, id="first").body["seq"]
-            assert server.terminate() == 0
-            ballast = fill(disk)
-            assert free(disk) == 0
-            before = (disk / "notifier.db").read_bytes()
-            with pytest.raises(StartError, match="is full. Free some space") as refused:
-                server.start()
-            assert refused.value.status == 69
-            assert (disk / "notifier.db").read_bytes() == before
-            ballast.unlink()
+    disk = tmp_path / "disk"
+    with small_disk(disk, SIZE), Server(tmp_path / "server", engine=f"sqlite:///{disk}/notifier.db") as server:
+        first = publish(server, client_id="alice", data=1, id="first").body["seq"]
+        assert server.terminate() == 0
+        ballast = fill(disk)
+        assert free(disk) == 0
+        before = (disk / "notifier.db").read_bytes()
+        with pytest.raises(StartError, match=r"is full\. Free some space") as refused:
             server.start()
-            assert publish(server, client_id="alice", data=1, id="first").body["seq"] == first
+        assert refused.value.status == 69
+        assert (disk / "notifier.db").read_bytes() == before
+        ballast.unlink()
+        server.start()
+        assert publish(server, client_id="alice", data=1, id="first").body["seq"] == first
