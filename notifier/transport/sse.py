@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import msgspec
 
@@ -343,7 +343,7 @@ class Events(EventRoute):
 class AckRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /events/ack`: everything up to `seq` is processed."""
 
-    seq: int
+    seq: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class Acknowledged(msgspec.Struct):
@@ -421,13 +421,11 @@ def _decode_ack(body: bytes) -> int:
     """The seq of an acknowledgement. Raises: BadJson, Invalid."""
     try:
         ack = _ack.decode(body)
-        good = 0 <= ack.seq < 2**53
     except msgspec.ValidationError:
-        good = False
+        fields = [FieldError("seq", 'Send {"seq": N}, no more.')]
+        raise Invalid("The acknowledgement is not valid.", errors=fields) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadJson(f"The body does not parse: {error}.") from None
-    if not good:
-        raise Invalid("The acknowledgement is not valid.", errors=[FieldError("seq", 'Send {"seq": N}, no more.')])
     strictjson.check_keys(body, ["seq"])
     return ack.seq
 

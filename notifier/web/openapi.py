@@ -4,6 +4,7 @@ routes that there are, and its examples with the types.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -36,6 +37,12 @@ class Problem(msgspec.Struct, omit_defaults=True):
     code: str
     errors: list[ProblemField] = []
     id: str | None = None
+
+
+class Refusal(msgspec.Struct):
+    """An item of a batch that was refused."""
+
+    error: Problem
 
 
 class ReceiptView(msgspec.Struct):
@@ -152,7 +159,7 @@ OPERATIONS = (
     ),
     Operation(
         "post", "/batch", "publish", "Send many in one commit: a JSON array, or NDJSON",
-        {200: ("batch", "One answer or error per item, in the same form and order.")}, PUBLISH, "batch", (), _KEY,
+        {200: ("answers", "One answer or error per item, in the same form and order.")}, PUBLISH, "batch", (), _KEY,
     ),
     Operation(
         "post", "/broadcast", "publish", "To every connection there is; nothing is stored",
@@ -198,7 +205,7 @@ OPERATIONS = (
     _admin("delete", "/clients/{client_id}", "Erase all that is kept of it, except a revocation", views.Erased),
     _admin(
         "get", "/clients/{client_id}/notifications", "Its unacknowledged notifications", views.NotificationPage,
-        "limit", "after",
+        "limit", "after_seq",
     ),
     _admin("delete", "/clients/{client_id}/notifications", "Purge them", views.Purged),
     _admin("delete", "/clients/{client_id}/notifications/{seq}", "Purge one of them", views.Purged),
@@ -214,6 +221,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "ack": {"enum": ["auto", "client"], "default": "auto"},
     "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
     "after": {"type": "string", "description": "`next` of the page before."},
+    "after_seq": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1, "default": 0},
     "reconnect": {"type": "boolean", "default": True, "description": "false: closed for good (4403)."},
     "seq": {"type": "integer", "minimum": 1, "maximum": 2**53 - 1},
     **{name: {"type": "string", **rule} for name, rule in RULES.items()},
@@ -231,7 +239,7 @@ SECURITY: dict[str, dict[str, Any]] = {
 def document(version: str) -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, dict[str, Any]] = {}
-    types: list[Any] = [Problem, Answers]
+    types: list[Any] = [Problem, Refusal, Answers]
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
         types += [kind for kind in (operation.body, *(a for a, _ in operation.answers.values())) if _is_type(kind)]
@@ -288,7 +296,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
 
 def _parameter(name: str, where: str) -> dict[str, Any]:
     schema = {key: value for key, value in PARAMETERS[name].items() if key != "description"}
-    told = {"name": name, "in": where, "required": where == "path", "schema": schema}
+    told = {"name": name.removesuffix("_seq"), "in": where, "required": where == "path", "schema": schema}
     words = PARAMETERS[name].get("description")
     return told | ({"description": words} if words else {})
 
@@ -299,12 +307,25 @@ def _content(kind: type | str | None) -> dict[str, Any]:
     if kind == "batch":
         array = {"type": "array", "maxItems": 1000, "items": {"$ref": "#/components/schemas/NotifyBody"}}
         return {"application/json": {"schema": array}, "application/x-ndjson": {"schema": {"type": "string"}}}
+    if kind == "answers":
+        refs = [{"$ref": f"#/components/schemas/{name}"} for name in ("Answer", "Answers", "Refusal")]
+        array = {"type": "array", "items": {"anyOf": refs}}
+        return {"application/json": {"schema": array}, "application/x-ndjson": {"schema": {"type": "string"}}}
     if isinstance(kind, str):
         return {kind: {"schema": {"type": "object"} if kind == "application/json" else {"type": "string"}}}
     assert kind is not None
     ref = {"$ref": f"#/components/schemas/{kind.__name__}"}
     schema = {"anyOf": [ref, {"$ref": "#/components/schemas/Answers"}]} if kind is Answer else ref
     return {"application/json": {"schema": schema}}
+
+
+def allowed(path: str) -> str:
+    """The methods that a path of this server knows, as an Allow header lists them; empty where there is no such path."""
+    methods: set[str] = set()
+    for operation in OPERATIONS:
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(operation.path)), path):
+            methods.add(operation.method.upper())
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _is_type(kind: Any) -> bool:

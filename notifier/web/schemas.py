@@ -14,7 +14,8 @@ from notifier.fields import (
 )
 from notifier.web.publication import MAX_RECIPIENTS
 
-NAME: dict[str, Any] = {"minLength": 1, "maxLength": MAX_NAME_BYTES, "examples": ["alice"]}
+PLAIN = "^[^\\x00-\\x1f\\x7f-\\x9f]+$"
+NAME: dict[str, Any] = {"minLength": 1, "maxLength": MAX_NAME_BYTES, "pattern": PLAIN, "examples": ["alice"]}
 RULES: dict[str, dict[str, Any]] = {
     "client_id": NAME | {"description": "1–200 bytes, no control characters, no white space at the ends."},
     "group": NAME | {"description": "A group that tokens name.", "examples": ["room:lobby"]},
@@ -24,7 +25,7 @@ RULES: dict[str, dict[str, Any]] = {
         "not": {"enum": sorted(RESERVED_EVENTS)},
         "examples": ["invoice.paid"],
     },
-    "collapse_key": {"minLength": 1, "maxLength": MAX_COLLAPSE_KEY_BYTES},
+    "collapse_key": {"minLength": 1, "maxLength": MAX_COLLAPSE_KEY_BYTES, "pattern": PLAIN},
 }
 """What msgspec's types do not say: publication.check and fields.py do."""
 
