@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from notifier.engine import queries
-from notifier.engine.base import AckedBy, Draft, EndReason, Losses, Notification, Outcome
+from notifier.engine.base import AckedBy, Draft, Duplicate, EndReason, Losses, Notification, Outcome, State
 from notifier.engine.mailboxes import RECEIPT, Cell
 from notifier.engine.writer import Known, Row, Store, checksum
-from notifier.errors import NotifierError
+from notifier.errors import IdConflict, NotifierError
 
 Step = tuple[str, Row]
 RECEIPT_KEPT_MS = 7 * 86_400_000
@@ -25,6 +25,28 @@ def digest(draft: Draft) -> int:
     if draft.event is not None or draft.collapse_key is not None:
         content.update(f"\0{draft.event}\0{draft.collapse_key}".encode())
     return int.from_bytes(content.digest()) >> 1  # SQLite's integers are signed
+
+
+def repeat(known: Known, content: int, now_ms: int) -> Outcome:
+    """The answer to an id that was accepted before. `content`: the digest of what came now."""
+    if known.digest != content:
+        return conflict()
+    state: State = "delivered"
+    acked_by: AckedBy | None = None
+    if known.pending:
+        state = "expired" if known.expires_ms <= now_ms else "pending"
+    elif known.state in (None, "transport"):
+        acked_by = "transport" if known.state else "client"
+    else:
+        state = known.state  # type: ignore[assignment]  # the column holds only our own words
+    return Duplicate(known.seq, known.expires_ms, state, acked_by)
+
+
+def conflict() -> IdConflict:
+    """The answer to a repeat of an id with other content."""
+    return IdConflict(
+        "This id was accepted before for this client_id with other content. Use a new id for new content."
+    )
 
 
 class Append(msgspec.Struct, gc=False):
@@ -138,6 +160,9 @@ class Batch:
         self.steps: list[Step] = []
         """What else goes into the transaction, in order."""
         self.dones: list[Callable[[NotifierError | None], None]] = []
+        self.displaced: dict[str, set[int]] = {}
+        """client_id → what an append has put out of the index. It is pending until this commit, and stays so if the
+        commit fails, or if the append turns out to be a repeat."""
         self.reads: list[Wanted] = []
         # Filled in by `run`:
         self.known: dict[tuple[str, str], Known] = {}
@@ -182,10 +207,11 @@ class Batch:
                     repeats.append(item)
 
     def left_in_place(self) -> set[str]:
-        """It has failed: whose mail was to end with it, and has not. Pages that were read meanwhile have passed over
-        that mail. (What has expired will end all the same.)"""
-        endings = [ending for item in self.appends for ending in (item.collapsed, item.dropped) if ending is not None]
-        return {ending.client_id for ending in endings + self.endings if ending.reason != "expired"}
+        """It has run: whose mail was to end with it, and may not have. Pages that were read in it have passed over
+        that mail, and must be read again. (What has expired will end all the same.)"""
+        if self.error is not None:
+            return self.displaced.keys() | {e.client_id for e in self.endings if e.reason != "expired"}
+        return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
     def _puts(self, dedup_ms: int) -> tuple[list[Row], list[Row]]:
         puts, ids = [], []

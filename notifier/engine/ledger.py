@@ -85,6 +85,7 @@ class Ledger:
                 )
         if same:
             item.collapsed = self._ending(draft.client_id, box, "collapsed", same)
+            self._displace(draft.client_id, item.collapsed.cells)
         dropped: list[Cell] = []
         while self._drop_oldest:
             count, held = box.load()
@@ -93,6 +94,7 @@ class Ledger:
             dropped += box.take(box.oldest(1))
         if dropped:
             self._pending -= len(dropped)
+            self._displace(draft.client_id, dropped)
             losses = self._lose(draft.client_id, "overflow", len(dropped))
             item.dropped = Ending(draft.client_id, "dropped", dropped, losses)
         return None
@@ -183,6 +185,9 @@ class Ledger:
         self._pending -= len(cells)
         losses = self._lose(client_id, LOSSES[reason], len(cells)) if reason in LOSSES and cells else None
         return Ending(client_id, reason, cells, losses)
+
+    def _displace(self, client_id: str, cells: Sequence[Cell]) -> None:
+        self._next.displaced.setdefault(client_id, set()).update(cell[0] for cell in cells)
 
     def _tidy(self, client_id: str, box: Mailbox) -> None:
         """An empty mailbox is forgotten, but not at once: the next notification mostly comes soon."""

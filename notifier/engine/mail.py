@@ -24,14 +24,13 @@ from notifier.engine.base import (
     Notification,
     Outcome,
     Page,
-    State,
 )  # fmt: skip
-from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted, digest
+from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted, conflict, digest, repeat
 from notifier.engine.ledger import Ledger
 from notifier.engine.mailboxes import LIVE, WRITTEN
 from notifier.engine.observer import Observer, tell
 from notifier.engine.writer import FatalEngineError, Known, Store, Writer, translate
-from notifier.errors import EngineUnavailable, IdConflict, NotifierError, StorageFull
+from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 
 LAZY_S = 0.02
 """How long an acknowledgement waits for company."""
@@ -213,6 +212,10 @@ class MailboxEngine(Ledger):
             self._failed(batch, batch.error)
         else:
             known = batch.known
+            if known:
+                for item in batch.appends:
+                    if item.key in known:
+                        self._withdraw(item)
             for item in batch.appends:
                 self._appended(item, known.get(item.key) if known else None)
             for settling in batch.settlings.values():
@@ -222,7 +225,7 @@ class MailboxEngine(Ledger):
                 tell(ending.done, None)
             for done in batch.dones:
                 tell(done, None)
-        unsure = batch.left_in_place() if batch.error is not None and self._error is None else ()
+        unsure = batch.left_in_place() if self._error is None else ()
         for wanted in batch.reads:
             if wanted.client_id in unsure:
                 self._reads.append(wanted)
@@ -245,8 +248,7 @@ class MailboxEngine(Ledger):
         if not draft.fresh_id:
             del self._under_way[item.key]
         if known is not None:
-            self._withdraw(item)
-            outcome = self._repeat(item, known)
+            outcome = repeat(known, item.digest, self._clock.now_ms())
             content = known.digest
         elif item.refusal is not None:
             outcome = item.refusal
@@ -268,9 +270,12 @@ class MailboxEngine(Ledger):
 
     def _wake(self, item: Append) -> Appended:
         connections = taken = 0
-        box = self._boxes.get(item.draft.client_id)
-        # The next in this very commit may have collapsed it, or pushed it out.
-        if box is not None and (box.last == item.seq or item.seq in box):
+        client_id = item.draft.client_id
+        box = self._boxes.get(client_id)
+        # The next in this very commit may have collapsed it, or pushed it out. What a later one is to end is pending.
+        if box is not None and (
+            box.last == item.seq or item.seq in box or item.seq in self._next.displaced.get(client_id, ())
+        ):
             notification = item.notification()
             after = box.before(item.seq)  # now: what was withdrawn meanwhile may have come back
             for listener in self._listeners:
@@ -280,19 +285,6 @@ class MailboxEngine(Ledger):
             if taken:
                 box.mark(item.seq, LIVE | WRITTEN)
         return Appended(item.seq, item.accepted_ms, item.expires_ms, connections, taken)
-
-    def _repeat(self, item: Append, known: Known) -> Outcome:
-        if known.digest != item.digest:
-            return conflict()
-        state: State = "delivered"
-        acked_by: AckedBy | None = None
-        if known.pending:
-            state = "expired" if known.expires_ms <= self._clock.now_ms() else "pending"
-        elif known.state in (None, "transport"):
-            acked_by = "transport" if known.state else "client"
-        else:
-            state = known.state  # type: ignore[assignment]  # the column holds only our own words
-        return Duplicate(known.seq, known.expires_ms, state, acked_by)
 
     def _settled(self, settling: Settling) -> None:
         client_id = settling.client_id
@@ -306,6 +298,10 @@ class MailboxEngine(Ledger):
                 self._emptied.add(client_id)
             if seqs:
                 self._cursors[client_id] = seqs[-1]
+            if box and box.first <= settling.seq:  # a repeat had displaced it, and it has come back: not settled yet
+                for done in settling.dones or (None,):
+                    self.acknowledge(client_id, settling.seq, settling.acked_by, None, done)
+                settling.seq, settling.dones = box.first - 1, None
             for listener in self._listeners:
                 listener.settled(client_id, settling.seq, settling.acked_by, seqs, live)
         if settling.dones is not None:
@@ -318,13 +314,17 @@ class MailboxEngine(Ledger):
             return tell(wanted.done, batch.read_error)
         box = self._boxes.get(wanted.client_id)
         now_ms = self._clock.now_ms()
+        # Pending until the next commit, if that really ends it: a page that passed over it would be the last to do so.
+        leaving = self._next.displaced.get(wanted.client_id, ())
         mail = [
             found
             for seq in wanted.seqs
-            if (found := batch.found.get(seq)) and box is not None and seq in box and found.expires_ms > now_ms
-        ]
+            if (found := batch.found.get(seq)) and found.expires_ms > now_ms
+            and ((box is not None and seq in box) or seq in leaving)
+        ]  # fmt: skip
         through = wanted.seqs[-1] if wanted.seqs else wanted.after
         more = box is not None and bool(box.after(through, self._committed, 1, 1))
+        more = more or any(through < seq <= self._committed for seq in leaving)
         return tell(wanted.done, Page(mail, through if more else max(through, self._committed), more))
 
     def _ended(self, ending: Ending) -> None:
@@ -388,10 +388,3 @@ class MailboxEngine(Ledger):
                 self._next.endings.append(ending)
         for _ in damaged:
             self._observer.engine_error("damaged_record")
-
-
-def conflict() -> IdConflict:
-    """The answer to a repeat of an id with other content."""
-    return IdConflict(
-        "This id was accepted before for this client_id with other content. Use a new id for new content."
-    )

@@ -235,6 +235,9 @@ class SQLiteEngine(MailboxEngine):
             return done(self._error)
         box = self._boxes.get(client_id)
         seqs = [s for s in box.upto(self._committed) if s > box.acking and seq in (None, s)] if box else []
+        if box is not None and not seqs and 0 < box.first <= box.acking:
+            self._next.dones.append(lambda error: tell(done, error or 0))  # what is being settled leaves with a commit
+            return self._kick()
         if box is None or not seqs:
             return done(0)
         self._end(client_id, box, "purged", seqs, lambda error: tell(done, error or len(seqs)))

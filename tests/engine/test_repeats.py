@@ -1,0 +1,110 @@
+"""A repeat changes nothing (notifier/engine/base.py), not even for the moment until it is known to be one.
+
+It is looked up by the commit that it came with. Until then it stands in the mailbox like a new one, in the place of the
+mail that it would collapse or push out; and that mail is pending all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from notifier.engine.base import Appended, Duplicate
+from tests.engine.world import Ended, Settled, Wake, World
+
+
+async def test_a_page_read_with_a_repeat_holds_what_that_would_collapse(world: World) -> None:
+    first = await world.put(id="x", collapse_key="k")
+    second = await world.put()
+    repeat = world.append(id="x", collapse_key="k")
+    page = world.ask(world.engine.read, "alice", 0, 10, 1000)
+    assert isinstance(await repeat, Duplicate)
+    assert [n.seq for n in (await page).notifications] == [first, second]
+    assert not world.heard(Ended)
+
+
+async def test_a_page_read_before_a_repeat_holds_what_that_would_collapse(world: World) -> None:
+    first = await world.put(id="x", collapse_key="k")
+    second = await world.put()
+    held = world.disk.hold()
+    blocker = world.append("bob")
+    page = world.ask(world.engine.read, "alice", 0, 10, 1000)
+    await world.until_busy()
+    repeat = world.append(id="x", collapse_key="k")
+    held.set()
+    await asyncio.gather(blocker, repeat)
+    assert [n.seq for n in (await page).notifications] == [first, second]
+
+
+async def test_what_a_repeat_would_collapse_is_settled_before_that_is_told(stored: World) -> None:
+    first = await stored.put(id="x", collapse_key="k")
+    second = await stored.put()
+    repeat = stored.append(id="x", collapse_key="k")
+    settled = stored.ask(stored.engine.acknowledge, "alice", second, "client")
+    heard_then: list[Settled] = []
+    settled.add_done_callback(lambda _: heard_then.extend(stored.heard(Settled)))
+    await asyncio.gather(repeat, settled)
+    assert {seq for one in heard_then for seq in one.seqs} == {first, second}
+    assert all(one.seq < first for one in heard_then[:-1])
+    assert await stored.pending() == []
+    await stored.crash()
+    assert await stored.pending() == []
+
+
+async def test_mail_wakes_though_a_later_repeat_would_collapse_it(world: World) -> None:
+    """In the same commit, and in the next."""
+    await world.put(id="x", collapse_key="k")
+    new, repeat = world.append(collapse_key="k", id="new"), world.append(id="x", collapse_key="k")
+    outcome = await new
+    assert isinstance(outcome, Appended)
+    assert isinstance(await repeat, Duplicate)
+    assert [wake.notification.seq for wake in world.heard(Wake)][-1] == outcome.seq
+    assert await world.pending() == [outcome.seq]
+
+    held = world.disk.hold()
+    new = world.append(collapse_key="k", id="newer")
+    await world.until_busy()
+    repeat = world.append(id="x", collapse_key="k")
+    held.set()
+    outcome = await new
+    assert isinstance(await repeat, Duplicate)
+    assert [wake.notification.seq for wake in world.heard(Wake)][-1] == outcome.seq
+    assert await world.pending() == [outcome.seq]
+
+
+@pytest.mark.limits(mailbox_limit=2, drop_oldest=True)
+async def test_a_page_read_with_a_repeat_holds_what_that_would_push_out(world: World) -> None:
+    first = await world.put(id="x")
+    second = await world.put()
+    repeat = world.append(id="x")
+    page = world.ask(world.engine.read, "alice", 0, 10, 1000)
+    assert isinstance(await repeat, Duplicate)
+    assert [n.seq for n in (await page).notifications] == [first, second]
+
+
+async def test_a_page_read_before_a_commit_that_fails_holds_what_that_would_have_collapsed(world: World) -> None:
+    first = await world.put(collapse_key="k")
+    second = await world.put()
+    held = world.disk.hold()
+    blocker = world.append("bob")
+    page = world.ask(world.engine.read, "alice", 0, 10, 1000)
+    await world.until_busy()
+    refused = world.append(collapse_key="k")
+    held.set()
+    await blocker
+    assert [n.seq for n in (await page).notifications] == [first, second]
+    await refused
+
+
+async def test_a_purge_is_told_when_what_was_being_settled_has_left_for_good(stored: World) -> None:
+    seq = await stored.put()
+    order: list[str] = []
+    settled = stored.ask(stored.engine.acknowledge, "alice", seq, "client")
+    settled.add_done_callback(lambda _: order.append("settled"))
+    purged = stored.ask(stored.engine.purge, "alice", None)
+    purged.add_done_callback(lambda _: order.append("purged"))
+    await asyncio.gather(settled, purged)
+    assert order == ["settled", "purged"]
+    await stored.crash()
+    assert await stored.pending() == []
