@@ -30,7 +30,7 @@ from notifier.transport.door import Door, Route
 from notifier.transport.handshake import PlainWebSocketRoute, is_websocket_path
 from notifier.transport.origins import Origins
 from notifier.transport.problems import problem
-from notifier.web import clients, docs, ops, receipts
+from notifier.web import clients, docs, openapi, ops, receipts
 from notifier.web.notify import Batch, Broadcast, Notify, NotifyClient
 from notifier.web.publication import TtlLimits
 from notifier.web.publishing import Publishing
@@ -184,8 +184,8 @@ async def _tell_notifier_error(request: Request, error: Exception) -> Response:
 async def _tell_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allowed = dict(error.headers or {})
-        return _response(MethodNotAllowed(f"Use {allowed.get('Allow', 'another method')}."), allowed)
+        allow = openapi.allowed(request.url.path)  # FastAPI would list those of one of its routes
+        return _response(MethodNotAllowed(f"Use {allow}."), {"Allow": allow})
     if error.status_code == 404:
         return _response(NotFound("Nothing is here. The paths are listed in /docs."))
     return _response(NotifierError("Something went wrong on our side."))

@@ -320,7 +320,7 @@ def _content(kind: type | str | None) -> dict[str, Any]:
 
 
 def allowed(path: str) -> str:
-    """The methods that a path of this server knows, as an Allow header lists them; empty where there is no such path."""
+    """The methods of a path, as an Allow header lists them; empty where there is no such path."""
     methods: set[str] = set()
     for operation in OPERATIONS:
         if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(operation.path)), path):
