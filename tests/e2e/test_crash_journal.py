@@ -76,6 +76,23 @@ def test_an_id_that_nobody_published_is_invented(story: Story) -> None:
     assert story.kinds() == ["invented"]
 
 
+def test_a_refused_id_that_comes_is_invented(story: Story) -> None:
+    entry = Entry("a", "one", b"1")
+    story.journal.sending(entry)
+    story.journal.refused(entry)
+    assert story.kinds() == []
+    story.receive(story.connect(), "one", 10)
+    assert story.kinds() == ["invented"]
+
+
+def test_a_refused_id_that_was_accepted_before_is_a_finding(story: Story) -> None:
+    entry = story.publish("one", 10)
+    story.receive(story.connect(), "one", 10)
+    story.journal.sending(entry)
+    story.journal.refused(entry)
+    assert story.kinds() == ["answer"]
+
+
 def test_a_repeat_at_the_first_attempt_is_invented(story: Story) -> None:
     entry = Entry("a", "one", b"1")
     story.answer(entry, 10, again=True)

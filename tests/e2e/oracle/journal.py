@@ -64,6 +64,7 @@ class Entry:
     first_tick: int = 0
     floor: int = 0  # the highest seq answered in this mailbox when it was first sent
     answered_tick: int = 0
+    refused: bool = False
     seq: int | None = None
     expires: float = float("inf")
     received: int = 0
@@ -155,6 +156,7 @@ class Journal:
             self.entries[entry.id] = entry
             entry.first_tick, entry.floor = self.tick, self.mailbox(entry.client).answered_top
         entry.attempts += 1
+        entry.refused = False
         return asked
 
     def unknown(self, entry: Entry, epoch: int) -> None:
@@ -173,7 +175,8 @@ class Journal:
             self._accuse("crossed", f"{entry.id}: the answer is another's: {body}")
         if replayed and entry.attempts == 1:
             self._accuse("invented", f"{entry.id}: called a repeat at its first attempt")
-        if replayed != bool(body.get("duplicate")) or (replayed and status != 200):
+        wrong = entry.wait is None and status != (200 if replayed else 202)
+        if wrong or replayed != bool(body.get("duplicate")):
             self._accuse("answer", f"{entry.id}: {status}, Idempotent-Replayed {replayed}, body {body}")
         if entry.answered_tick and not replayed:
             self._accuse("renumbered", f"{entry.id}: accepted a second time, seq {entry.seq} and {seq}")
@@ -189,6 +192,14 @@ class Journal:
         if entry.key is not None:
             box.newest[entry.key] = max(box.newest.get(entry.key, 0), seq)
         self._state(entry, state, asked)
+
+    def refused(self, entry: Entry) -> None:
+        """A 429: it is not stored, and no earlier attempt was."""
+        self.tick += 1
+        self.counts["refused"] += 1
+        if entry.answered_tick:
+            self._accuse("answer", f"{entry.id}: refused, though it was accepted before")
+        entry.refused = True
 
     def receipt(self, entry: Entry, asked: Asked, status: int, body: dict[str, Any]) -> None:
         """`GET /notifications/{id}` of an id that was answered before the request."""
@@ -263,8 +274,8 @@ class Journal:
         self.counts["received"] += 1
         box, seq = connection.mailbox, frame.seq
         entry = self.entries.get(frame.id)
-        if entry is None or seq is None:
-            self._accuse("invented", f"{box.client} got {frame.id!r}, seq {seq}, which nobody published")
+        if entry is None or seq is None or entry.refused:
+            self._accuse("invented", f"{box.client} got {frame.id!r}, seq {seq}, which was never accepted")
             return
         if entry.client != box.client:
             self._accuse("crossed", f"{box.client} got {entry.id}, published for {entry.client}")
@@ -335,6 +346,8 @@ class Journal:
         """All of them; to be called when every mailbox has been drained."""
         found = list(self.found)
         for entry in self.entries.values():
+            if entry.refused:
+                continue
             if not entry.answered_tick:
                 found.append(Violation("unresolved", f"{entry.id}: no answer after {entry.attempts} attempts"))
             elif not entry.received and not self._may_be_missing(entry):

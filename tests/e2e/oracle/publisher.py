@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from tests.e2e.oracle.journal import Entry, Journal
 from tests.e2e.oracle.wire import ConnectionLost, HttpConnection, Unexpected
 
-RETRY = frozenset({429, 503})
-"""Not accepted, or not known: the same id again, a little later."""
 KEYS = ("invoice", "weather", "presence")
 
 
@@ -73,8 +71,8 @@ class Publisher:
     def close(self) -> None:
         self._http.close()
 
-    async def publish(self, entry: Entry) -> None:
-        """Send it until the answer is definite."""
+    async def publish(self, entry: Entry, insist: bool = False) -> None:
+        """Send it until the answer is definite; `insist`: until it is accepted."""
         target = "/notify" if entry.wait is None else f"/notify?wait={entry.wait}"
         body = encode(entry)
         while True:
@@ -90,7 +88,11 @@ class Publisher:
                 self.journal.answered(entry, asked, status, replayed, json.loads(text))
                 return
             self.journal.counts[f"answer {status}"] += 1
-            if status not in RETRY:
+            if status == 429:
+                self.journal.refused(entry)
+                if not insist:
+                    return
+            elif status != 503:
                 raise Unexpected(f"{entry.id} was answered {status}: {text!r}")
             await asyncio.sleep(0.05)
 

@@ -196,11 +196,11 @@ class Run:
         try:
             for client in self.clients:
                 last = Entry(client, f"{name}-{client}", b'"last"')
-                await self._guarded(closer.publish(last))
                 reader = Subscriber(
                     client, "confirm", self.journal, self.server.port, self.server.token(client), self.up, client
                 )
                 waiting[asyncio.create_task(self._guarded(reader.drain(last)))] = client
+                await self._guarded(closer.publish(last, insist=True))
             _, stuck = await asyncio.wait(waiting, timeout=DRAIN_TIMEOUT)
             for task in stuck:
                 self.journal.surprised("stuck", f"{waiting[task]} was not sent all its mail in {DRAIN_TIMEOUT} s")
