@@ -112,7 +112,7 @@ class Bystander:
         self._client = Raw(self._server).upgrade(self._server, self._client_id, query="ack=client")
         self._client.next("welcome")
         self._publisher = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=20)
-        self._trip()  # connects
+        self.trip()  # connects
         self.worst_s = 0.0
         self._thread.start()
         return self
@@ -130,11 +130,12 @@ class Bystander:
     def _run(self) -> None:
         try:
             while not self._over.wait(self._pause_s):
-                self._trip()
+                self.trip()
         except BaseException as failure:
             self._failure = failure
 
-    def _trip(self) -> None:
+    def trip(self) -> None:
+        """Publish, receive, acknowledge."""
         began = time.monotonic()
         body = json.dumps({"client_id": self._client_id, "data": self.trips})
         self._publisher.request("POST", "/notify", body, {"X-API-Key": self._server.key})

@@ -1,0 +1,148 @@
+"""Crowds: half-open handshakes, clients that never read, connections that come and go. Others are served meanwhile, and
+everything is given back.
+
+In CI's size. NOTIFIER_BIG=1 takes the sizes of the goals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.door.health import unharmed
+from tests.door.raw import Raw, handshake, request
+from tests.door.watching import Bystander, Observed
+from tests.harness import Client
+from tests.harness import request as ask
+
+BIG = bool(os.environ.get("NOTIFIER_BIG"))
+NEVER_READING = 1_000 if BIG else 300
+COMINGS = 100_000 if BIG else 5_000
+COMING_BACK = 15_000 if BIG else 500
+pytestmark = pytest.mark.timeout(1800 if BIG else 120)
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    settings = {"heartbeat_seconds": 2, "heartbeat_timeout_seconds": 5}
+    with Observed(tmp_path_factory.mktemp("crowds"), ready_timeout=60, **settings) as server:
+        before = server.held
+        yield server
+        unharmed(server)
+        server.comes_back_to(before, 60, objects=True)
+
+
+def test_1000_half_open_handshakes(observed: Observed) -> None:
+    """Each says a part of a handshake, or nothing; each is answered or closed in time, and others come in meanwhile."""
+    whole = handshake(observed, observed.token("half-open"))
+    before, memory = observed.held, observed.memory
+    with Bystander(observed):
+        began = time.monotonic()
+        crowd = [Raw(observed) for _ in range(1_000)]
+        for number, client in enumerate(crowd):
+            client.send(whole[: number % (len(whole) - 1)])
+        assert observed.memory - memory < 16 * 1024, "16 KiB each"
+        for client in crowd:
+            assert client.ended(20)
+            client.close()
+        assert 9 < time.monotonic() - began < 25
+    observed.comes_back_to(before)
+
+
+def test_clients_that_never_read_next_to_healthy_ones(observed: Observed) -> None:
+    """They are cut off when they took no byte for 30 s; the healthy are served as if they were alone."""
+    before = observed.held
+    alone = times(observed, 300)
+    crowd = [Raw(observed, receive_buffer=4096) for _ in range(NEVER_READING)]
+    for number, client in enumerate(crowd):
+        client.upgrade(observed, f"never-{number}", query="ack=client")
+    items = [{"client_ids": [f"never-{n}" for n in range(NEVER_READING)], "data": "x" * 60_000}]
+    for _ in range(12):  # beyond what the kernel takes
+        assert ask(observed, "POST", "/batch", items).status == 200
+    began = time.monotonic()
+    beside = times(observed, 300)
+    assert beside < max(3 * alone, alone + 0.02), f"alone {alone * 1000:.1f} ms, beside {beside * 1000:.1f} ms"
+    with Bystander(observed, pause_s=0.05):
+        give_up = began + 60
+        while observed.metrics()['notifier_connections{transport="websocket"}'] > 2:
+            assert time.monotonic() < give_up, "they are still there"
+            time.sleep(0.5)
+    assert time.monotonic() - began > 20
+    assert observed.metrics()["notifier_slow_consumers_total"] >= NEVER_READING
+    for client in crowd:
+        client.close()
+    observed.comes_back_to(before)
+
+
+def times(server: Observed, count: int) -> float:
+    """The 99th percentile of a round trip, seconds."""
+    took = []
+    with Bystander(server, pause_s=60) as bystander:
+        for _ in range(count):
+            began = time.monotonic()
+            bystander.trip()
+            took.append(time.monotonic() - began)
+    return statistics.quantiles(took, n=100)[98]
+
+
+def test_connections_that_come_and_go_leave_nothing(observed: Observed) -> None:
+    """By FIN, by RST, before and after the answer, with a session and without."""
+    token = observed.token("comer")
+    good, refused, plain = handshake(observed, token), handshake(observed, "x"), request("GET", "/livez")
+
+    def come(number: int) -> None:
+        client = Raw(observed)
+        match number % 5:
+            case 0:
+                client.send(good)
+                assert client.answer() is not None
+            case 1:
+                client.send(good)
+            case 2:
+                client.send(refused)
+                client.answer()
+            case 3:
+                client.send(plain)
+                client.answer()
+        if number % 2:
+            client.reset()
+        else:
+            client.close()
+
+    for number in range(COMINGS // 5):
+        come(number)
+    time.sleep(11)  # the wheel has turned
+    before, memory = observed.held, observed.memory
+    with Bystander(observed):
+        for number in range(COMINGS):
+            come(number)
+    observed.comes_back_to(before, 30, objects=True)
+    assert observed.memory - memory < 8 * 1024
+
+
+async def test_all_come_back_at_once_after_a_kill(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without jitter, each with five notifications waiting: all of it arrives, once each and in order."""
+    with Observed(tmp_path_factory.mktemp("back"), ready_timeout=60) as server:
+        names = [f"back-{n}" for n in range(COMING_BACK)]
+        for start in range(0, len(names), 1_000):
+            for n in range(5):
+                body = {"client_ids": names[start : start + 1_000], "data": n}
+                assert ask(server, "POST", "/notify", body).status == 202
+        server.kill()
+        await server.astart()
+
+        async def come(name: str) -> None:
+            async with Client(server, name, ack="client", open_timeout=120) as client:
+                mail = await client.notifications(5, timeout=120)
+                assert [frame["data"] for frame in mail] == list(range(5))
+                await client.ack(mail[-1]["seq"], confirm=True)
+                await client.next("settled", timeout=120)
+
+        await asyncio.gather(*map(come, names))
+        assert server.metrics()["notifier_pending_notifications"] == 0
+        unharmed(server)

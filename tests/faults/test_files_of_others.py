@@ -1,0 +1,170 @@
+"""A database that is not ours, broken or held, on a real server: the exit code says which, and the file stays as is."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.door.health import delivers
+from tests.harness import Client, Server, publish
+from tests.harness.server import StartError
+
+
+def filled(server: Server, count: int = 50) -> list[int]:
+    return [publish(server, client_id="alice", data={"n": n, "x": "y" * 400}).body["seq"] for n in range(count)]
+
+
+def remove(server: Server, *suffixes: str) -> None:
+    for suffix in suffixes:
+        Path(f"{server.directory / 'notifier.db'}{suffix}").unlink()
+
+
+def newer(path: Path) -> None:
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA user_version=99")
+    file.close()
+
+
+def another_program(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as file:
+        file.execute("CREATE TABLE mail (seq)")
+    file.close()
+
+
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "text": lambda path: path.write_text("this is no database\n" * 100),
+    "noise behind our header": lambda path: path.write_bytes(path.read_bytes()[:100] + b"\x5a" * 50_000),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:20_000]),
+    "truncated within the header": lambda path: path.write_bytes(path.read_bytes()[:50]),
+    "a page of zeros": lambda path: path.write_bytes(path.read_bytes()[:4096] + bytes(4096) + path.read_bytes()[8192:]),
+    "newer": newer,
+    "another program's": another_program,
+}
+
+
+@pytest.mark.parametrize("breaking", BROKEN.values(), ids=BROKEN)
+def test_what_cannot_be_used_ends_the_start_with_78_and_stays_as_it_is(
+    server: Server, breaking: Callable[[Path], object]
+) -> None:
+    filled(server)
+    assert server.terminate() == 0
+    path = server.directory / "notifier.db"
+    breaking(path)
+    before = path.read_bytes()
+    with pytest.raises(StartError) as refusal:
+        server.start()
+    assert refusal.value.status == 78
+    assert path.read_bytes() == before
+    assert "Traceback" not in server.log
+
+
+def test_truncated_beside_a_log_it_is_not_touched_either(server: Server) -> None:
+    """After a crash the log stands beside it; opening must not copy the log into the broken file."""
+    filled(server)
+    assert server.terminate() == 0
+    server.start()
+    filled(server)
+    server.kill()
+    path = server.directory / "notifier.db"
+    path.write_bytes(path.read_bytes()[: 4096 * 3])
+    before = path.read_bytes()
+    with pytest.raises(StartError) as refusal:
+        server.start()
+    assert refusal.value.status == 78
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("holder", ["lock file", "SQLite"])
+def test_a_database_that_another_process_holds_ends_the_start_with_69(server: Server, holder: str) -> None:
+    filled(server, 2)
+    assert server.terminate() == 0
+    path = server.directory / "notifier.db"
+    began = time.monotonic()
+    if holder == "lock file":
+        with Path(f"{path}-lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(StartError) as refusal:
+                server.start()
+            assert time.monotonic() - began >= 10, "a rolling update's last process still drains"
+    else:
+        foreign = sqlite3.connect(path, isolation_level=None)
+        foreign.execute("PRAGMA locking_mode=EXCLUSIVE")
+        foreign.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StartError) as refusal:
+            server.start()
+        foreign.execute("ROLLBACK")
+        foreign.close()
+    assert refusal.value.status == 69
+    server.start()
+    delivers(server)
+
+
+def test_a_foreign_writer_delays_and_never_breaks(server: Server) -> None:
+    """Somebody opens the database with another program and begins to write: publishes wait, or are 503, and go on."""
+    foreign = sqlite3.connect(server.directory / "notifier.db", isolation_level=None)
+    foreign.execute("BEGIN IMMEDIATE")
+    refused = publish(server, client_id="alice", id="retried", data=1)
+    assert (refused.status, refused.body["code"]) == (503, "engine_unavailable")
+    assert server.get("/livez")[0] == 200
+    foreign.execute("ROLLBACK")
+    foreign.close()
+    assert publish(server, client_id="alice", id="retried", data=1).status == 202
+    delivers(server)
+
+
+async def test_a_deleted_index_of_the_log_loses_nothing(server: Server) -> None:
+    seqs = filled(server)
+    server.kill()
+    remove(server, "-shm")
+    server.start()
+    async with Client(server, "alice", ack="client") as alice:
+        assert [frame["seq"] for frame in await alice.notifications(len(seqs))] == seqs
+
+
+async def test_a_log_that_is_deleted_while_it_runs_loses_nothing_at_an_orderly_end(server: Server) -> None:
+    seqs = filled(server)
+    remove(server, "-wal")
+    seqs += filled(server)
+    assert server.terminate() == 0
+    server.start()
+    async with Client(server, "alice", ack="client") as alice:
+        assert [frame["seq"] for frame in await alice.notifications(len(seqs))] == seqs
+
+
+async def test_a_log_that_is_deleted_after_a_crash_takes_only_what_it_held(server: Server) -> None:
+    """docs/operations.md says what is lost then. What was in the database is there, and new seqs do not go back."""
+    kept = filled(server)
+    assert server.terminate() == 0
+    server.start()
+    lost = filled(server)
+    server.kill()
+    remove(server, "-wal", "-shm")
+    server.start()
+    async with Client(server, "alice", ack="client") as alice:
+        assert [frame["seq"] for frame in await alice.notifications(len(kept))] == kept
+        answer = publish(server, client_id="alice", data="next")
+        assert answer.body["seq"] > lost[-1]
+        assert (await alice.next("notification"))["seq"] == answer.body["seq"]
+
+
+async def test_a_backup_made_while_it_runs_is_a_server_s_whole_state(server: Server, tmp_path: Path) -> None:
+    seqs = filled(server)
+    copy = tmp_path / "copy.db"
+    with sqlite3.connect(server.directory / "notifier.db") as origin, sqlite3.connect(copy) as target:
+        origin.backup(target)  # what any SQLite tool does; `notifier backup` has its own tests (tests/cli)
+    origin.close()
+    target.close()
+    filled(server)
+    server.kill()
+    remove(server, "", "-wal", "-shm")
+    shutil.copy(copy, server.directory / "notifier.db")
+    server.start()
+    async with Client(server, "alice", ack="client") as alice:
+        assert [frame["seq"] for frame in await alice.notifications(len(seqs))] == seqs
