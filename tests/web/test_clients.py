@@ -266,11 +266,20 @@ async def test_no_payload_and_no_secret_in_the_audit_log(keyed: Server) -> None:
     assert "r" * 32 not in keyed.log
 
 
-@pytest.mark.parametrize(("method", "allowed"), [("PUT", "GET"), ("POST", "GET")])
-async def test_other_methods(shared_server: Server, method: str, allowed: str) -> None:
-    answer = request(shared_server, method, "/clients")
-    assert answer.status == 405
-    assert allowed in answer.headers["allow"]
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/clients", "GET, HEAD"),
+        ("POST", "/clients", "GET, HEAD"),
+        ("POST", "/clients/a%2Fb", "DELETE, GET, HEAD"),
+        ("GET", "/clients/a%20b/revoke", "DELETE, POST"),
+        ("OPTIONS", "/clients/a/connections", "DELETE"),
+        ("POST", "/livez", "GET, HEAD"),
+    ],
+)
+async def test_other_methods(shared_server: Server, method: str, path: str, allowed: str) -> None:
+    answer = request(shared_server, method, path)
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
 
 
 async def test_calls_while_the_mailbox_is_busy(shared_server: Server) -> None:
