@@ -71,6 +71,8 @@ class Ledger:
     def _make_room(self, item: Append, box: Mailbox, size: int) -> NotifierError | None:
         """What it collapses leaves; a full mailbox refuses it, or drops its oldest."""
         draft = item.draft
+        if len(box) >= self._limit or box.size + size > self._limit_bytes:
+            self._expire(draft.client_id, box, item.accepted_ms)  # what is past its time keeps nobody out
         same: list[int] = []
         if draft.collapse_key is not None and box.keys and draft.collapse_key in box.keys:
             same = [seq for seq in box.keys[draft.collapse_key] if seq > box.acking]

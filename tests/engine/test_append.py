@@ -269,6 +269,14 @@ async def test_a_full_mailbox_refuses(world: World) -> None:
     assert isinstance(await world.append("alice", "a"), Appended)
 
 
+@pytest.mark.limits(mailbox_limit=2)
+async def test_what_is_past_its_time_does_not_fill_a_mailbox(world: World) -> None:
+    for _ in range(2):
+        await world.put(ttl=600)
+    world.clock.advance(601)  # the sweep has not come round
+    assert isinstance(await world.append(), Appended)
+
+
 @pytest.mark.limits(mailbox_limit=3)
 async def test_a_full_mailbox_refuses_within_one_commit(world: World) -> None:
     outcomes = await asyncio.gather(*(world.append("alice", f"n{n}" if n % 2 else "") for n in range(5)))
