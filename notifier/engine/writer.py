@@ -22,6 +22,8 @@ from notifier.engine.base import Notification
 from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 
 Row = tuple[Any, ...]
+LOG_PAGES = 4_000
+"""Pages (16 MB) of log before a checkpoint: fewer cost throughput, none lets the log grow for ever."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _Row = tuple[int, str, str, str | None, str | None, int, int, int, int, str]
@@ -116,6 +118,8 @@ class Store:
     def __init__(self, path: str, durability: str) -> None:
         self.path = path
         self._durability = durability
+        self._cleared = 0
+        """Pages that this connection had written when the log was last cleared."""
         self._connection: apsw.Connection = None  # type: ignore[assignment]  # until it is opened
 
     def open(self, fresh: bool, application_id: int, version: int) -> None:
@@ -131,11 +135,11 @@ class Store:
                 connection.execute(files("notifier.engine").joinpath("schema.sql").read_text())
                 connection.execute(f"PRAGMA application_id={application_id}; PRAGMA user_version={version}")
         synchronous = {"fsync": 2, "page_cache": 1}[self._durability]
-        # 4,000 pages (16 MB) of log before a checkpoint: smaller costs throughput, none lets the log grow for ever.
+        # SQLite's own checkpoints keep it to themselves when the disk fails them: they are ours, see `commit`.
         for name, value, expected in (
             ("journal_mode", "wal", {"wal", "memory"}),
             ("synchronous", synchronous, {synchronous}),
-            ("wal_autocheckpoint", 4_000, {4_000}),
+            ("wal_autocheckpoint", 0, {0}),
             ("cache_size", -32_768, {-32_768}),
         ):
             got = connection.execute(f"PRAGMA {name}={value}; PRAGMA {name}").fetchall()[-1][0]
@@ -146,8 +150,9 @@ class Store:
     def clear_log(self) -> None:
         """Bring what the log holds into the database, so that what comes is not written behind it.
 
-        If the last process ended because a sync had failed, the log may be whole in the page cache and have a hole on
-        the disk, and a later power cut would take what follows the hole. Copied to the database it is written anew.
+        Also at a start: if the last process ended because a sync had failed, the log may be whole in the page cache and
+        have a hole on the disk, and a later power cut would take what follows the hole. Copied it is written anew.
+        No room in the database is no failure: what the log holds is durable there. Raises: apsw.Error.
         """
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -179,7 +184,8 @@ class Store:
     def commit(self, puts: list[Row], ids: list[Row], steps: Iterable[tuple[str, Row]]) -> None:
         """One transaction: new mail, what is remembered of its ids, then the steps in their order.
 
-        Returns when it is durable. Raises: apsw.Error, and then nothing of it happened.
+        Returns when it is durable. Raises: apsw.Error, and then nothing of it happened; but if the disk has failed the
+        checkpoint after it, it may be there at the next start.
         """
         run = self._connection.execute
         run("BEGIN IMMEDIATE")
@@ -193,6 +199,10 @@ class Store:
             if self._connection.in_transaction:
                 run("ROLLBACK")
             raise
+        written: int = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
+        if written - self._cleared >= LOG_PAGES:
+            self.clear_log()
+            self._cleared = written
 
     def _insert(self, insert: str, row: str, rows: list[Row]) -> None:
         """In a few sizes of statement, so that each is prepared once."""

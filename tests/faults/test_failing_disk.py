@@ -66,6 +66,32 @@ async def test_a_disk_that_fails_stops_the_server_and_nothing_answered_is_lost(i
         await assert_all_there(server, accepted)
 
 
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+async def test_a_disk_that_fails_the_checkpoint_stops_the_server(call: str, tmp_path: Path) -> None:
+    """The log is good, and what is copied out of it into the database is not: SQLite by itself would say nothing."""
+    database = tmp_path / "notifier.db"
+    with Server(tmp_path) as server:
+        assert server.terminate() == 0
+    prefix = [*tracer(f"{call}:error=EIO"), "-P", str(database)]
+    accepted = []
+    with Server(tmp_path, prefix=prefix, drain_seconds=0, mailbox_bytes="100MiB") as server:
+        for n in range(20):
+            items = [{"client_id": "alice", "data": str(n) + "x" * 60_000} for _ in range(60)]
+            try:
+                answer = await arequest(server, "POST", "/batch", items)
+            except (OSError, http.client.HTTPException):
+                break
+            accepted += [result["seq"] for result in answer.body if "seq" in result]
+            if len(accepted) % 60:
+                break
+        assert await asyncio.to_thread(server.wait) == 1
+        assert '"engine_failed"' in server.log
+        assert 60 <= len(accepted) <= 6 * 60
+    with Server(tmp_path / "after", engine=f"sqlite:///{database}") as server:
+        async with Client(server, "alice") as alice:
+            assert [frame["seq"] for frame in await alice.notifications(len(accepted))] == accepted
+
+
 @pytest.mark.parametrize("when", [20, 33])
 async def test_killed_in_the_middle_of_a_commit_nothing_answered_is_lost(when: int, tmp_path: Path) -> None:
     with Server(tmp_path, prefix=tracer(f"fdatasync:signal=SIGKILL:when={when}")) as server:
