@@ -37,6 +37,7 @@ class Ledger:
         self._expiries = Expiries()
         self._emptied: set[str] = set()
         self._losses: dict[str, Losses] = {}
+        self._highest_total = 0
         self._revoked: dict[str, float] = {}
         self._cursors: dict[str, int] = {}
         self._last_seq = 0
@@ -143,6 +144,7 @@ class Ledger:
                 losses.told[reason] = max(losses.told.get(reason, 0), min(total, losses.totals[reason]))
                 self._note_loss(client_id, losses, reason)
         if not losses.untold():
+            self._highest_total = max(self._highest_total, *losses.totals.values())
             del self._losses[client_id]
 
     def _lose(self, client_id: str, reason: LossReason, count: int) -> Losses:
@@ -150,7 +152,7 @@ class Ledger:
         losses = self._losses.setdefault(client_id, Losses({}, {}))
         if reason not in losses.totals:
             # A total starts above every earlier one of this client: a session may still hold that.
-            losses.totals[reason] = losses.told[reason] = self._last_seq
+            losses.totals[reason] = losses.told[reason] = max(self._last_seq, self._highest_total)
         losses.totals[reason] += count
         self._note_loss(client_id, losses, reason)
         return Losses(dict(losses.totals), dict(losses.told))

@@ -244,12 +244,10 @@ class MailboxEngine(Ledger):
     def _appended(self, item: Append, known: Known | None) -> None:
         draft = item.draft
         outcome: Outcome
-        content = item.digest
         if not draft.fresh_id:
             del self._under_way[item.key]
         if known is not None:
             outcome = repeat(known, item.digest, self._clock.now_ms())
-            content = known.digest
         elif item.refusal is not None:
             outcome = item.refusal
         else:
@@ -261,12 +259,14 @@ class MailboxEngine(Ledger):
             outcome = self._wake(item)
         tell(item.done, outcome)
         for follower in item.followers or ():
-            if digest(follower.draft) != content:
+            if known is not None:
+                tell(follower.done, repeat(known, digest(follower.draft), self._clock.now_ms()))
+            elif not isinstance(outcome, Appended):
+                tell(follower.done, outcome)  # nothing was accepted that it could differ from
+            elif digest(follower.draft) != item.digest:
                 tell(follower.done, conflict())
-            elif isinstance(outcome, Appended):
-                tell(follower.done, Duplicate(item.seq, item.expires_ms, "pending", None))
             else:
-                tell(follower.done, outcome)
+                tell(follower.done, Duplicate(item.seq, item.expires_ms, "pending", None))
 
     def _wake(self, item: Append) -> Appended:
         connections = taken = 0

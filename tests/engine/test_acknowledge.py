@@ -150,6 +150,20 @@ async def test_two_sessions_cannot_tell_the_same_loss_twice(world: World) -> Non
     assert (await losses(world)).untold() == {"expired": 1}
 
 
+async def test_totals_only_ever_grow(world: World) -> None:
+    """Totals only ever grow, so that two sessions that tell the same loss cannot acknowledge it twice."""
+    for _ in range(5):
+        await world.put()
+    await world.ask(world.engine.purge, "alice", None)
+    told = (await losses(world)).totals
+    await world.acknowledge("alice", 0, told=told)
+    seq = await world.put()
+    await world.ask(world.engine.purge, "alice", seq)
+    assert (await losses(world)).totals["purged"] > told["purged"]
+    await world.acknowledge("alice", 0, told=told)
+    assert (await losses(world)).untold() == {"purged": 1}
+
+
 async def test_what_was_told_of_another_client_counts_for_that_client_only(world: World) -> None:
     for client_id in ("alice", "bob"):
         await world.put(client_id, ttl=10)

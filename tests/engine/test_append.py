@@ -120,6 +120,21 @@ async def test_the_second_of_two_at_once_is_told_when_the_first_is_durable(world
     assert await world.pending() == [first.seq]
 
 
+async def test_each_of_two_repeats_at_once_is_judged_by_what_was_accepted(world: World) -> None:
+    seq = await world.put("alice", "a")
+    wrong, right = await asyncio.gather(world.append("alice", "a", data=b"2"), world.append("alice", "a"))
+    assert isinstance(wrong, IdConflict)
+    assert isinstance(right, Duplicate)
+    assert right.seq == seq
+
+
+@pytest.mark.limits(mailbox_limit=1)
+async def test_what_was_refused_is_no_content_to_differ_from(world: World) -> None:
+    await world.put()
+    outcomes = await asyncio.gather(world.append("alice", "a"), world.append("alice", "a", data=b"2"))
+    assert [type(outcome) for outcome in outcomes] == [MailboxFull, MailboxFull]
+
+
 async def test_a_repeat_while_the_first_commits_is_told_by_that_commit(world: World) -> None:
     held = world.disk.hold()
     first = world.append("alice", "a")
