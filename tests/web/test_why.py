@@ -103,6 +103,7 @@ async def _(server: Server, me: str) -> AsyncIterator[None]:
 async def _(server: Server, me: str) -> AsyncIterator[None]:
     async with Client(server, me, ack="client") as client:
         (sent,) = send(server, me)
+        await client.next("notification")
         await client.ack(sent["seq"], confirm=True)
         await client.next("settled")
         yield
