@@ -37,9 +37,10 @@ class Session:
     """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_full_since", "_heard_of", "_heartbeat", "_inflight", "_out_size", "_pings", "_told",
-        "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at", "identity",
-        "ignored_acks", "limits", "others_settled", "out", "paused", "position", "reading", "seen", "verify",
+        "_bucket", "_bucket_at", "_floor", "_full_since", "_heard_of", "_heartbeat", "_inflight", "_out_size", "_pings",
+        "_told", "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at",
+        "identity", "ignored_acks", "limits", "others_settled", "out", "paused", "position", "reading", "seen",
+        "verify",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, identity: Identity, ack_mode: AckMode, limits: Limits, now: float) -> None:
@@ -67,6 +68,8 @@ class Session:
         self.filled = False
         """The window has just become full: the carrier notes the time and looks again after WINDOW_FULL_S."""
         self.ignored_acks = 0
+        self._floor = 0
+        """Up to here others have settled: what ends below was on its way out already."""
         self._inflight: list[int] | None = None
         self._pings: list[bytes] | None = None
         self._heartbeat = 0.0
@@ -199,6 +202,7 @@ class Session:
         """
         reopened = self._shrink(seq)
         self.seen = max(self.seen, seq)
+        self._floor = max(self._floor, seq)
         if seq > self.acked and seq > self.others_settled:
             self.others_settled = seq
             return True
@@ -217,7 +221,7 @@ class Session:
 
     def ended(self, seqs: Sequence[int], reason: LossReason | None, losses: Losses | None) -> None:
         """Mail has left the mailbox unacknowledged; a loss is told if it concerns mail not written here."""
-        unwritten = len(seqs)
+        unwritten = len(seqs) - bisect_right(seqs, max(self._floor, self.acked))
         if self._inflight:
             gone = set(seqs)
             left = [seq for seq in self._inflight if seq not in gone]
