@@ -99,7 +99,7 @@ def translate(error: Exception) -> NotifierError:
         case apsw.FullError():
             return StorageFull("The disk is full. Free some space; publishing goes on by itself then.")
         case apsw.BusyError() | apsw.LockedError() | apsw.InterruptError():
-            return EngineUnavailable("Another process holds the database. Close it, then retry with the same id.")
+            return EngineUnavailable("Another program has locked the database. Close it, then retry with the same id.")
         case apsw.IOError() if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE:
             return StorageFull("The disk is full (no room for the index of the log). Free some space.")
         case apsw.IOError() | apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.NoMemError():
