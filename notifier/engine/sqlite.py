@@ -56,18 +56,19 @@ class SQLiteEngine(MailboxEngine):
         self._ticker = self._loop.create_task(self._tick())
 
     def _cannot_start(self, error: NotifierError) -> NotifierError:
-        """In the words of a start: what it can be mended by."""
+        """In the words of a start: what it can be mended by. (The second sentence is for publishers.)"""
+        what = str(error.detail).partition(". ")[0]
         match error:
             case StorageFull():
                 return EngineUnavailable(f"The disk of {self._path} is full. Free some space, then start again.")
             case DiskFailedError():
                 return EngineUnavailable(
-                    f"{self._path} cannot be read or written. {error.detail} "
+                    f"{self._path} cannot be read or written. {what}. "
                     "Look at the disk and the file's permissions, then start again."
                 )
             case FatalEngineError():
                 return ConfigurationError(
-                    f"{self._path} cannot be used: {error.detail} Nothing was changed. Restore it from a backup."
+                    f"{self._path} cannot be used: {what}. Nothing was changed. Restore it from a backup."
                 )
         return error
 

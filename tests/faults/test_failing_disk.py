@@ -94,6 +94,18 @@ async def test_a_disk_that_fails_the_checkpoint_stops_the_server(call: str, tmp_
             assert [frame["seq"] for frame in await alice.notifications(len(accepted))] == accepted
 
 
+def test_a_disk_that_cannot_be_read_at_the_start_is_not_called_a_damaged_database(tmp_path: Path) -> None:
+    database = tmp_path / "notifier.db"
+    store = Store(str(database), "fsync")
+    store.open(True, APPLICATION_ID, VERSION)
+    store.close()
+    before = database.read_bytes()
+    with pytest.raises(StartError, match="cannot be read or written") as refused:
+        Server(tmp_path, prefix=[*tracer("pread64:error=EIO"), "-P", str(database)]).start()
+    assert refused.value.status == 69
+    assert database.read_bytes() == before
+
+
 @pytest.mark.parametrize("when", [20, 33])
 async def test_killed_in_the_middle_of_a_commit_nothing_answered_is_lost(when: int, tmp_path: Path) -> None:
     with Server(tmp_path, prefix=tracer(f"fdatasync:signal=SIGKILL:when={when}")) as server:
