@@ -25,7 +25,7 @@ from notifier.hub import Hub
 from notifier.metrics import Metrics
 from notifier.node import Node
 from notifier.settings import Settings
-from notifier.transport import sse
+from notifier.transport import events
 from notifier.transport.door import Door, Route
 from notifier.transport.handshake import PlainWebSocketRoute, is_websocket_path
 from notifier.transport.origins import Origins
@@ -92,7 +92,7 @@ class Parts:
             b"/notify": Notify(*shared),
             b"/batch": Batch(*shared),
             b"/broadcast": Broadcast(*shared, self.node),
-            **sse.routes(lambda: self.door),
+            **events.routes(lambda: self.door),
         }
         notify_client = NotifyClient(*shared)
         websocket = PlainWebSocketRoute()

@@ -13,7 +13,7 @@ import msgspec
 from notifier import errors as e
 from notifier.engine.base import AckedBy, State
 from notifier.errors import NotifierError
-from notifier.transport.sse import Acknowledged, AckRequest
+from notifier.transport.events import Acknowledged, AckRequest
 from notifier.web import views
 from notifier.web.publication import BroadcastBody, NotifyBody
 from notifier.web.publishing import Answer, Answers

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
-from tests.harness import Server
+from tests.harness import Response, Server, publish, request
 
 TIMEOUT = 10.0
 
@@ -145,3 +145,26 @@ class EventStream:
     @property
     def frames(self) -> list[dict[str, Any]]:
         return [event.frame for event in self.events]
+
+
+def send(server: Server, client_id: str, count: int = 1, **fields: Any) -> list[int]:
+    answers = [publish(server, client_id=client_id, data={"n": n}, **fields) for n in range(count)]
+    assert all(answer.status == 202 for answer in answers), answers
+    return [answer.body["seq"] for answer in answers]
+
+
+def acknowledge(server: Server, client_id: str, body: object, **options: Any) -> Response:
+    headers = {"Authorization": f"Bearer {options.pop('token', None) or server.token(client_id)}"}
+    return request(server, "POST", "/events/ack", body, key=None, headers=headers | options.pop("headers", {}))
+
+
+def shown(server: Server, client_id: str) -> dict[str, Any]:
+    return dict(request(server, "GET", f"/clients/{client_id}").body)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if await asyncio.to_thread(condition):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
