@@ -53,6 +53,7 @@ class MailboxEngine(Ledger):
         self._reads: list[Wanted] = []
         self._appends_since_sweep = 0
         self._busy = False
+        self._leaving: dict[str, set[int]] = {}
         self._scheduled = False
         self._lazy: asyncio.TimerHandle | None = None
         self._error: NotifierError | None = EngineUnavailable("The engine has not started.")
@@ -178,7 +179,7 @@ class MailboxEngine(Ledger):
             sent, self._sent = self._sent, {}
             batch.steps += [(queries.SENT, (seq, first_ms, times)) for seq, (first_ms, times) in sent.items()]
         self._take_reads(batch)
-        self._busy = True
+        self._busy, self._leaving = True, batch.displaced
         now_ms, started = self._clock.now_ms(), self._clock.monotonic()
         if batch.appends:
             self._appends_since_sweep += len(batch.appends)
@@ -207,7 +208,7 @@ class MailboxEngine(Ledger):
 
     def _finish(self, batch: Batch) -> None:
         """A turn has ended. What the commit holds is final now: tell everybody, in the order of the batch."""
-        self._busy = False
+        self._busy, self._leaving = False, {}
         if batch.error is not None:
             self._failed(batch, batch.error)
         else:

@@ -232,6 +232,13 @@ class SQLiteEngine(MailboxEngine):
 
     def purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
         """See Engine.purge."""
+        if client_id in self._next.displaced or client_id in self._leaving:
+            # What was put out of the index may come back with the next commit.
+            self._next.dones.append(lambda error: tell(done, error) if error else self._purge(client_id, seq, done))
+            return self._kick()
+        return self._purge(client_id, seq, done)
+
+    def _purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
         if self._error is not None:
             return done(self._error)
         box = self._boxes.get(client_id)

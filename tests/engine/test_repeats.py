@@ -108,3 +108,22 @@ async def test_a_purge_is_told_when_what_was_being_settled_has_left_for_good(sto
     assert order == ["settled", "purged"]
     await stored.crash()
     assert await stored.pending() == []
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_purge_takes_what_a_repeat_would_collapse(stored: World, running: bool) -> None:
+    """Whether the repeat waits for its commit, or is in it."""
+    await stored.put(id="x", collapse_key="k")
+    await stored.put()
+    held = stored.disk.hold()
+    repeat = stored.append(id="x", collapse_key="k")
+    company = stored.append("bob")
+    if running:
+        await stored.until_busy()
+    purged = stored.ask(stored.engine.purge, "alice", None)
+    held.set()
+    assert await purged == 2
+    await asyncio.gather(repeat, company)
+    assert await stored.pending() == []
+    await stored.crash()
+    assert await stored.pending() == []
