@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -27,6 +28,7 @@ def configure(level: str, format: str) -> None:
     renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     if console:
         shared.pop()  # it draws tracebacks itself
+        shared.append(_visible)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, renderer],
@@ -44,3 +46,11 @@ def configure(level: str, format: str) -> None:
     root.handlers[:] = [handler]
     # What our libraries say below a warning repeats what we say, or holds a URL.
     root.setLevel(max(number, logging.WARNING))
+
+
+def _visible(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What would drive a terminal, or turn its text around, is shown and not done. JSON escapes it by itself."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = "".join(c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" for c in value)
+    return event

@@ -13,6 +13,7 @@ import gc
 import json
 import socket
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from notifier.cli.main import run
@@ -36,16 +37,21 @@ async def answer(listener: socket.socket) -> None:
         asked.close()
 
 
+def window() -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    Path(SOCKET).unlink(missing_ok=True)  # of a process that was killed
+    listener.bind(SOCKET)
+    listener.listen()
+    listener.setblocking(False)
+    return listener
+
+
 def install() -> None:
     begin = Server.startup
     kept: list[Any] = []
 
     async def startup(self: Server, sockets: list[socket.socket] | None = None) -> None:
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(SOCKET)
-        listener.listen()
-        listener.setblocking(False)
-        kept.append(asyncio.create_task(answer(listener)))
+        kept.append(asyncio.create_task(answer(window())))
         await begin(self, sockets)
 
     Server.startup = startup  # type: ignore[method-assign]

@@ -37,29 +37,13 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         server.comes_back_to(before, 60, objects=True)
 
 
-def test_1000_half_open_handshakes(observed: Observed) -> None:
-    """Each says a part of a handshake, or nothing; each is answered or closed in time, and others come in meanwhile."""
-    whole = handshake(observed, observed.token("half-open"))
-    before, memory = observed.held, observed.memory
-    with Bystander(observed):
-        began = time.monotonic()
-        crowd = [Raw(observed) for _ in range(1_000)]
-        for number, client in enumerate(crowd):
-            client.send(whole[: number % (len(whole) - 1)])
-        assert observed.memory - memory < 16 * 1024, "16 KiB each"
-        for client in crowd:
-            assert client.ended(20)
-            client.close()
-        assert 9 < time.monotonic() - began < 25
-    observed.comes_back_to(before)
-
-
-def test_clients_that_never_read_next_to_healthy_ones(observed: Observed) -> None:
-    """They are cut off when they took no byte for 30 s; the healthy are served as if they were alone."""
+def test_clients_that_never_read_and_1000_half_open_handshakes_next_to_healthy_ones(observed: Observed) -> None:
+    """Who takes no byte is cut off after 30 s, who does not finish its handshake after 10 s; the healthy are served as
+    if they were alone."""
     before = observed.held
     alone = times(observed, 300)
-    crowd = [Raw(observed, receive_buffer=4096) for _ in range(NEVER_READING)]
-    for number, client in enumerate(crowd):
+    never = [Raw(observed, receive_buffer=4096) for _ in range(NEVER_READING)]
+    for number, client in enumerate(never):
         client.upgrade(observed, f"never-{number}", query="ack=client")
     items = [{"client_ids": [f"never-{n}" for n in range(NEVER_READING)], "data": "x" * 60_000}]
     for _ in range(12):  # beyond what the kernel takes
@@ -67,16 +51,31 @@ def test_clients_that_never_read_next_to_healthy_ones(observed: Observed) -> Non
     began = time.monotonic()
     beside = times(observed, 300)
     assert beside < max(3 * alone, alone + 0.02), f"alone {alone * 1000:.1f} ms, beside {beside * 1000:.1f} ms"
+    print(f"p99 alone {alone * 1000:.2f} ms, beside {NEVER_READING} that never read {beside * 1000:.2f} ms")
     with Bystander(observed, pause_s=0.05):
-        give_up = began + 60
-        while observed.metrics()['notifier_connections{transport="websocket"}'] > 2:
-            assert time.monotonic() < give_up, "they are still there"
+        half_open(observed)
+        while observed.metrics()['notifier_connections{transport="websocket"}'] > 1:
+            assert time.monotonic() < began + 60, "they are still there"
             time.sleep(0.5)
     assert time.monotonic() - began > 20
     assert observed.metrics()["notifier_slow_consumers_total"] >= NEVER_READING
-    for client in crowd:
+    for client in never:
         client.close()
     observed.comes_back_to(before)
+
+
+def half_open(server: Observed) -> None:
+    """A thousand clients, each of which says a part of a handshake or nothing, and waits."""
+    whole = handshake(server, server.token("half-open"))
+    memory, began = server.memory, time.monotonic()
+    crowd = [Raw(server) for _ in range(1_000)]
+    for number, client in enumerate(crowd):
+        client.send(whole[: number % (len(whole) - 1)])
+    assert server.memory - memory < 16 * 1024, "16 KiB each"
+    for client in crowd:
+        assert client.ended(20)
+        client.close()
+    assert 9 < time.monotonic() - began < 25
 
 
 def times(server: Observed, count: int) -> float:
@@ -116,13 +115,13 @@ def test_connections_that_come_and_go_leave_nothing(observed: Observed) -> None:
 
     for number in range(COMINGS // 5):
         come(number)
-    time.sleep(11)  # the wheel has turned
     before, memory = observed.held, observed.memory
     with Bystander(observed):
         for number in range(COMINGS):
             come(number)
-    observed.comes_back_to(before, 30, objects=True)
-    assert observed.memory - memory < 8 * 1024
+    observed.comes_back_to(before, 30)
+    # What has gone is forgotten when its next deadline comes; until then a connection is remembered by some 1 KB.
+    assert observed.memory - memory < 16 * 1024
 
 
 async def test_all_come_back_at_once_after_a_kill(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,42 +82,41 @@ def test_truncated_beside_a_log_it_is_not_touched_either(server: Server) -> None
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("holder", ["lock file", "SQLite"])
-def test_a_database_that_another_process_holds_ends_the_start_with_69(server: Server, holder: str) -> None:
-    filled(server, 2)
-    assert server.terminate() == 0
-    path = server.directory / "notifier.db"
+def refused_start(server: Server) -> tuple[int | None, float]:
+    """Exit status and seconds of a start that must fail."""
     began = time.monotonic()
-    if holder == "lock file":
-        with Path(f"{path}-lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with pytest.raises(StartError) as refusal:
-                server.start()
-            assert time.monotonic() - began >= 10, "a rolling update's last process still drains"
-    else:
-        foreign = sqlite3.connect(path, isolation_level=None)
-        foreign.execute("PRAGMA locking_mode=EXCLUSIVE")
-        foreign.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StartError) as refusal:
-            server.start()
-        foreign.execute("ROLLBACK")
-        foreign.close()
-    assert refusal.value.status == 69
-    server.start()
-    delivers(server)
+    with pytest.raises(StartError) as refusal:
+        server.start()
+    return refusal.value.status, time.monotonic() - began
 
 
-def test_a_foreign_writer_delays_and_never_breaks(server: Server) -> None:
-    """Somebody opens the database with another program and begins to write: publishes wait, or are 503, and go on."""
-    foreign = sqlite3.connect(server.directory / "notifier.db", isolation_level=None)
-    foreign.execute("BEGIN IMMEDIATE")
-    refused = publish(server, client_id="alice", id="retried", data=1)
-    assert (refused.status, refused.body["code"]) == (503, "engine_unavailable")
-    assert server.get("/livez")[0] == 200
-    foreign.execute("ROLLBACK")
-    foreign.close()
-    assert publish(server, client_id="alice", id="retried", data=1).status == 202
-    delivers(server)
+def test_a_database_that_another_process_holds(make_server: Callable[..., Server]) -> None:
+    """At the start: exit 69, after the 10 s in which a rolling update's last process may still drain. While it runs:
+    publishes are 503, and go on by themselves. The three at once, for each takes its time."""
+    locked, exclusive, running = make_server(), make_server(), make_server()
+    for server in (locked, exclusive):
+        filled(server, 2)
+        assert server.terminate() == 0
+    foreign = sqlite3.connect(exclusive.directory / "notifier.db", isolation_level=None, check_same_thread=False)
+    foreign.execute("PRAGMA locking_mode=EXCLUSIVE")
+    foreign.execute("BEGIN EXCLUSIVE")
+    writer = sqlite3.connect(running.directory / "notifier.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor() as pool, (locked.directory / "notifier.db-lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first, second = pool.submit(refused_start, locked), pool.submit(refused_start, exclusive)
+        refused = publish(running, client_id="alice", id="retried", data=1)
+        assert (refused.status, refused.body["code"]) == (503, "engine_unavailable")
+        assert running.get("/livez")[0] == 200
+        (status, seconds), (exclusive_status, _) = first.result(), second.result()
+    assert (status, exclusive_status) == (69, 69)
+    assert seconds >= 10
+    for held in (foreign, writer):
+        held.execute("ROLLBACK")
+        held.close()
+    assert publish(running, client_id="alice", id="retried", data=1).status == 202
+    for server in (locked.start(), exclusive.start(), running):
+        delivers(server)
 
 
 async def test_a_deleted_index_of_the_log_loses_nothing(server: Server) -> None:

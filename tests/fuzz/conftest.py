@@ -1,0 +1,18 @@
+"""How long fuzzing takes: seconds here, NOTIFIER_FUZZ=1000000 for a long run once."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+EXAMPLES = int(os.environ.get("NOTIFIER_FUZZ", "300"))
+
+settings.register_profile(
+    "fuzz",
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+    database=None,
+)
