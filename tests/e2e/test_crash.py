@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,15 @@ def test_fifty_kills_lose_repeat_or_invent_nothing(tmp_path: Path) -> None:
     assert report.kills == 50
     assert report.in_flight >= 40, str(report)
     assert report.journal.counts["accepted"] >= 50_000, str(report)
+
+
+def test_kills_under_wakes_that_are_lost_doubled_or_late_break_nothing_either(tmp_path: Path) -> None:
+    print(f"ORACLE_SEED={SEED}")
+    server = Server(tmp_path, command=[sys.executable, "-m", "tests.harness.chaos_server"])
+    try:
+        report = execute(server, Plan(SEED, kills=4, accepted=0, deadline=100))
+    finally:
+        server.close()
+    print(report)
+    assert not report.violations, str(report)
+    assert report.kills == 4

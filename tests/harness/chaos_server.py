@@ -8,40 +8,16 @@ Only what an answer says of live connections (`sent`, `connections`) may differ 
 
 from __future__ import annotations
 
-import asyncio
 import random
-from typing import Any
 
 from notifier.cli.main import run
-from notifier.engine.base import Handed, Listener, Notification
+from notifier.engine.base import Listener
 from notifier.engine.sqlite import SQLiteEngine
 from notifier.node import Node
+from tests.harness.chaos import Deaf
 
-LATE_S = 0.05
 RECONCILE_S = 0.5
 """Lost wakes are looked for more often than in earnest, or each would cost a test ten seconds."""
-
-
-class Deaf:
-    """A listener whose wakes go wrong."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._listener, name)
-
-    def wake(self, notification: Notification, after: int) -> Handed:
-        match random.randrange(3):
-            case 0:
-                return Handed(0, 0)
-            case 1:
-                self._listener.wake(notification, after)
-                return self._listener.wake(notification, after)
-            case _:
-                loop = asyncio.get_running_loop()
-                loop.call_later(random.uniform(0, LATE_S), self._listener.wake, notification, after)
-                return Handed(0, 0)
 
 
 def install() -> None:
@@ -49,7 +25,7 @@ def install() -> None:
     deaf: dict[Listener, Deaf] = {}
 
     def attach(engine: SQLiteEngine, listener: Listener) -> None:
-        honest_attach(engine, deaf.setdefault(listener, Deaf(listener)))
+        honest_attach(engine, deaf.setdefault(listener, Deaf(listener, random.Random())))
 
     def detach(engine: SQLiteEngine, listener: Listener) -> None:
         honest_detach(engine, deaf.pop(listener))
