@@ -143,6 +143,7 @@ def _print_welcome(url: str, secrets: devfiles.Secrets) -> None:
         ("WebSocket", websocket),
         ("API key", secrets.api_key),
         (f"Token for {CLIENT_ID}", token),
+        ("JWT secret", f"in {devfiles.DIRECTORY}/secrets.json, for an application that signs tokens itself"),
         ("Files", f"{devfiles.DIRECTORY}/ (secrets and data; delete it to start anew)"),
     ):
         console.print(f"  [bold]{name:<16}[/bold]", end="")
