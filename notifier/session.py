@@ -139,7 +139,7 @@ class Session:
         if state.losses is not None:
             for reason, dropped in state.losses.untold().items():
                 self._say(protocol.Gap(reason, dropped))
-            self._remember_told(state.losses)
+            self._remember_told(state.losses.totals)
 
     def offer(self, notification: Notification, after: int) -> bool:
         """A wake with mail. Whether it was taken; if not, it will be read from the mailbox."""
@@ -235,11 +235,11 @@ class Session:
             return
         if losses.totals[reason] > (self._heard_of or {}).get(reason, 0):  # else `start` has said so
             self._say(protocol.Gap(reason, unwritten))
-            self._remember_told(losses)
+            self._remember_told({reason: losses.totals[reason]})
 
-    def _remember_told(self, losses: Losses) -> None:
+    def _remember_told(self, totals: dict[LossReason, int]) -> None:
         """The next acknowledgement, or pong of a ping sent from now on, says that these losses were heard."""
-        self._heard_of = dict(losses.totals)
+        self._heard_of = {**(self._heard_of or {}), **totals}
         self._told = self.position, self._heard_of
         self._prove()
 
