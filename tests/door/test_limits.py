@@ -151,22 +151,28 @@ def test_too_large_bodies_are_413(observed: Observed, path: str, framing: str) -
 
 
 @pytest.mark.parametrize("key", ["good", "none"])
-def test_200_mb_of_body_are_not_kept(observed: Observed, key: str) -> None:
-    headers = {"Content-Length": str(200_000_000)} | ({"X-API-Key": observed.key} if key == "good" else {})
+@pytest.mark.parametrize("framing", ["announced", "chunked"])
+def test_200_mb_of_body_are_not_kept(observed: Observed, key: str, framing: str) -> None:
+    headers = {"X-API-Key": observed.key} if key == "good" else {}
+    chunked = framing == "chunked"
+    headers |= {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": "200000000"}
+    part = b"%x\r\n%b\r\n" % (250_000, b"x" * 250_000) if chunked else b"x" * 250_000
     with costs(observed, kib=4 * KIB), Raw(observed) as client:
         client.send(request("POST", "/notify", headers))
         sent = 0
-        while sent < 200_000_000 and client.send(b"x" * 250_000):
+        while sent < 200_000_000 and client.send(part):
             sent += 250_000
         assert sent < 12 * MIB, "it went on reading"  # 1 MiB is drained; the rest sat in the kernel's buffers
         assert client.ended()
 
 
-def test_a_refusal_is_told_before_the_body_when_the_client_asks_first(observed: Observed) -> None:
+@pytest.mark.parametrize("status", [401, 413])
+def test_a_refusal_is_told_before_the_body_when_the_client_asks_first(observed: Observed, status: int) -> None:
+    key = {"X-API-Key": observed.key} if status == 413 else {}
     with Raw(observed) as client:
-        answer = client.ask(request("POST", "/notify", {"Expect": "100-continue", "Content-Length": "100000"}))
+        answer = client.ask(request("POST", "/notify", key | {"Expect": "100-continue", "Content-Length": "100000"}))
         assert answer is not None
-        assert answer.status == 401
+        assert answer.status == status
         assert client.ended()
 
 
@@ -373,7 +379,7 @@ def test_floods_end_and_cost_nothing(observed: Observed, first: bytes, flood: by
 def test_a_flood_of_pings_whose_pongs_are_not_read_is_cut_off(observed: Observed) -> None:
     with costs(observed, kib=4 * KIB), Raw(observed, receive_buffer=4096) as client:
         connected(observed, client)
-        until = time.monotonic() + 4
+        until = time.monotonic() + 12
         while time.monotonic() < until and client.send(masked(PING, b"x" * 125) * 1000):
             pass
         assert time.monotonic() < until, "it was never cut off"
