@@ -273,12 +273,13 @@ class MailboxEngine(Ledger):
         connections = taken = 0
         client_id = item.draft.client_id
         box = self._boxes.get(client_id)
+        leaving = self._next.displaced.get(client_id, ()) if self._next.displaced else ()
         # The next in this very commit may have collapsed it, or pushed it out. What a later one is to end is pending.
-        if box is not None and (
-            box.last == item.seq or item.seq in box or item.seq in self._next.displaced.get(client_id, ())
-        ):
+        if box is not None and (box.last == item.seq or item.seq in box or item.seq in leaving):
             notification = item.notification()
             after = box.before(item.seq)  # now: what was withdrawn meanwhile may have come back
+            if leaving:
+                after = max(after, *(seq for seq in leaving if seq < item.seq), 0)
             for listener in self._listeners:
                 handed = listener.wake(notification, after)
                 connections += handed.connections

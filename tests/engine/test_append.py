@@ -261,6 +261,18 @@ async def test_collapse_past_a_repeat_in_the_next_commit(world: World) -> None:
     assert world.heard(Ended) == [Ended("alice", "collapsed", (first,), None)]
 
 
+async def test_a_wake_names_what_a_repeat_hides_for_the_moment(world: World) -> None:
+    first = await world.put("alice", "a", collapse_key="k")
+    held = world.disk.hold()
+    new = world.append("alice", "b")
+    await world.until_busy()
+    repeat = world.append("alice", "a", collapse_key="k")
+    held.set()
+    await asyncio.gather(new, repeat)
+    assert world.heard(Wake)[-1].after == first
+    assert await world.pending() == [first, new.result().seq]
+
+
 async def test_collapse_does_not_touch_what_an_acknowledgement_is_settling(world: World) -> None:
     old = await world.put("alice", "old", collapse_key="k")
     settling = world.ask(world.engine.acknowledge, "alice", old, "client")
