@@ -17,7 +17,7 @@ import pytest
 from tests.door.health import unharmed
 from tests.door.raw import Raw, handshake, request
 from tests.door.watching import Bystander, Observed
-from tests.harness import Client
+from tests.harness import Client, Server, need
 from tests.harness import request as ask
 
 BIG = bool(os.environ.get("NOTIFIER_BIG"))
@@ -144,4 +144,21 @@ async def test_all_come_back_at_once_after_a_kill(tmp_path_factory: pytest.TempP
 
         await asyncio.gather(*map(come, names))
         assert server.metrics()["notifier_pending_notifications"] == 0
+        unharmed(server)
+
+
+def test_out_of_descriptors_it_serves_who_is_there_and_accepts_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    limit = [need("prlimit"), "--nofile=700:700"]
+    with Server(tmp_path_factory.mktemp("descriptors"), prefix=limit, max_connections=100) as server:
+        with Bystander(server) as bystander:
+            crowd = [Raw(server) for _ in range(1_000)]  # the rest wait in the listener's queue
+            for client in crowd:
+                client.send(b"GET / HTTP/1.1\r\n")
+            served = bystander.trips
+            time.sleep(2)
+            assert bystander.trips > served
+            for client in crowd:
+                client.close()
         unharmed(server)
