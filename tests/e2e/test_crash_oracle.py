@@ -40,8 +40,6 @@ def test_one_dropped_in_ten_thousand_is_seen_as_a_loss(tmp_path: Path) -> None:
     assert len(report.violations) <= 4
 
 
-def test_an_acknowledgement_told_before_it_is_durable_is_seen_to_return(
-    tmp_path: Path, features: frozenset[str]
-) -> None:
+def test_an_acknowledgement_told_before_it_is_durable_is_seen_to_return(tmp_path: Path) -> None:
     report = run(tmp_path, SMALL, "early_settled")
     assert report.kinds() == {"returned"}
