@@ -18,9 +18,11 @@ $(STAMP): requirements-dev.lock pyproject.toml
 run: $(STAMP) ## start a development server; what it prints can be pasted
 	$(BIN)/notifier dev
 
-# Most tests wait for servers, not for the processor: four at a time, each file on one worker.
+# Most tests wait for servers, not for the processor: four files at a time. Some need the machine to keep up with real
+# time, so what failed among the others is tried once more, alone, for all to see; a defect fails there too.
 test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || \
+	{ echo "once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: $(STAMP) ## ruff (lint, format) and mypy --strict
 	$(BIN)/ruff check .
