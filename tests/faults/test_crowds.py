@@ -41,6 +41,8 @@ def test_clients_that_never_read_and_1000_half_open_handshakes_next_to_healthy_o
     """Who takes no byte is cut off after 30 s, who does not finish its handshake after 10 s; the healthy are served as
     if they were alone."""
     before = observed.held
+    idle = Raw(observed)
+    assert idle.ask(request("GET", "/livez")) is not None
     alone = times(observed, 300)
     never = [Raw(observed, receive_buffer=4096) for _ in range(NEVER_READING)]
     for number, client in enumerate(never):
@@ -54,6 +56,11 @@ def test_clients_that_never_read_and_1000_half_open_handshakes_next_to_healthy_o
     print(f"p99 alone {alone * 1000:.2f} ms, beside {NEVER_READING} that never read {beside * 1000:.2f} ms")
     with Bystander(observed, pause_s=0.05):
         half_open(observed)
+        idle.send(b"GET /livez HTTP/1.1\r\nHo")  # after a while of nothing the deadline is the same
+        answer = idle.answer()
+        assert answer is not None
+        assert answer.status == 408
+        idle.close()
         while observed.metrics()['notifier_connections{transport="websocket"}'] > 1:
             assert time.monotonic() < began + 60, "they are still there"
             time.sleep(0.5)
