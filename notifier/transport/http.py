@@ -1,6 +1,5 @@
 """HTTP/1.1 as we serve it (RFC 9112): a uvicorn protocol class that reads whole requests within limits and deadlines,
-then hands them on. Publishing is answered without ASGI, `/ws` becomes a WebSocket, everything else goes to the
-FastAPI application.
+then hands them on (dispatch.py); `/ws` becomes a WebSocket.
 
 Why not uvicorn's own class: it reads bodies and headers of any size, waits for ever for the rest of a request, and an
 upgrade costs it a second parse (docs/security.md lists what was probed). Parsing itself is httptools' (llhttp).
@@ -284,8 +283,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         request = self._current
-        assert request is not None
-        if request.head.upgrade:
+        if request is None or request.head.upgrade:
             return  # feed_data raises HttpParserUpgrade after this
         self._current = None
         if request.parts is not None:
