@@ -1,109 +1,165 @@
-"""Imports point one way, and files stay small: what docs/architecture.md says about the layout, kept true."""
+"""The shape of the package: who may know whom, which library is used where, and how long a file may be.
+
+    cli → server → app → web → transport → node → hub → session → protocol → errors
+    engine/*, auth/* and client/* know nothing of all that
+
+An import the other way round makes a circle that somebody has to think through; this test says so before he has to.
+"""
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "notifier"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "notifier"
+MAX_LINES = 400
 
-LAYERS = (
-    ("cli",),
-    ("server",),
-    ("app",),
-    ("web", "transport"),
-    ("node",),
-    ("hub", "diagnosis", "metrics"),
-    ("session",),
-    ("conversation", "protocol"),
-    ("engine", "auth", "settings", "settings_checks", "settings_sources"),
-    ("clock", "fields", "logs", "strictjson"),
-    ("errors",),
-)
-"""From the top down: a module imports only what stands beside or below it."""
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+GROUND = {"errors", "fields", "clock", "strictjson"}
+VALUES = GROUND | {"engine.base", "auth.tokens"}
+CONVERSATION = VALUES | {"protocol", "conversation"}
+NODE = CONVERSATION | {"session", "hub", "metrics", "diagnosis", "node"}
+CARRIED = NODE | {"transport", "logs"}
+SETTINGS = {"settings", "settings_checks", "settings_sources"}
 
-PURE = ("session", "conversation", "protocol", "errors", "strictjson", "fields", "hub")
-"""No I/O in these, so nothing that does any."""
-IO = {"asyncio", "socket", "threading", "apsw", "uvicorn", "httptools", "fastapi", "starlette", "httpx2", "os"}
+MAY_KNOW: dict[str, set[str]] = {
+    # What everything stands on.
+    "errors": set(),
+    "fields": set(),
+    "logs": set(),
+    "clock": {"errors"},
+    "strictjson": {"errors"},
+    # Storage and identity, which know nothing of each other, of nodes or of carriers.
+    "engine": {"engine", "errors", "clock"},
+    "auth": {"auth", *GROUND},
+    # The conversation: values only.
+    "protocol": {"errors", "strictjson", "engine.base"},
+    "conversation": {"engine.base"},
+    "session": CONVERSATION,
+    "hub": {"session"},
+    # Where engine and hub meet. It knows an engine's contract and no engine.
+    "metrics": {"engine.base"},
+    "diagnosis": {"engine.base", "clock"},
+    "node": NODE,
+    # What the network meets, and what is asked over HTTP.
+    "transport": CARRIED,
+    "web": CARRIED | {"web", "auth.apikeys"},
+    # The process.
+    "settings": SETTINGS | {"auth.keys", "auth.apikeys", "errors"},
+    "app": CARRIED | {"web", "engine", "auth", *SETTINGS},
+    "server": CARRIED | {"app", *SETTINGS},
+    # A command, and a program that only has our address.
+    "cli": {"cli", "client", "server", "errors", "fields", "auth", *SETTINGS},
+    "client": {"client"},
+}
+
+EXCEPTIONS = {
+    ("cli.backup", "engine"): "copies the engine's file beside a server that runs",
+}
+
+LIBRARIES: dict[str, set[str]] = {
+    "fastapi": {"app", "web"},
+    "starlette": {"app", "web"},
+    "uvicorn": {"server"},
+    "uvloop": {"server"},
+    "httptools": {"transport.http"},
+    "apsw": {"engine.writer", "cli.backup"},
+    "jwt": {"auth"},
+    "cryptography": {"auth"},
+    "prometheus_client": {"metrics"},
+    "pydantic": SETTINGS,
+    "pydantic_settings": SETTINGS,
+    "annotated_types": SETTINGS,
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "websockets": {"client"},
+    "httpx2": {"client", "auth.jwks"},
+    "structlog": {"logs", "server", "node", "transport", "auth", "engine", "web", "app"},
+    "msgspec": {"engine", "auth", "protocol", "strictjson", "transport", "web", "client", "cli"},
+}
+
+NO_IO = ("errors", "fields", "strictjson", "protocol", "conversation", "session", "hub")
+IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "queue", "subprocess", "os", "io", "time", "http",
+      "signal", "pathlib", "tempfile", "sqlite3", "logging"}  # fmt: skip
 
 
-def layer(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        yield name, path
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that `path` imports, also within functions; those for type checking only are left out."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        node
-        for test in ast.walk(tree)
-        if isinstance(test, ast.If) and isinstance(test.test, ast.Name) and test.test.id == "TYPE_CHECKING"
-        for node in ast.walk(test)
-    }
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
+def imports(name: str, path: Path) -> Iterator[str]:
+    """What a module imports, by full name; also within functions and for types only."""
+    here = ["notifier", *name.split(".")] if name else ["notifier"]
+    package = here if path.name == "__init__.py" else here[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            if node.module == "notifier":
-                yield from (f"notifier.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            whole = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                inner = f"{whole}.{alias.name}"
+                is_module = (ROOT / Path(*inner.split("."))).with_suffix(".py").exists()
+                yield inner if is_module or (ROOT / Path(*inner.split("."))).is_dir() else whole
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_downwards(path: Path) -> None:
-    own = layer(path)
-    if own in ("__init__", "client"):
-        return  # the client is a program of its own, tested below
-    for name in imports(path):
-        if name.startswith("notifier."):
-            other = name.split(".")[1]
-            if other == "client":
-                assert own == "cli", f"{own} imports the client"
-            else:
-                assert RANK[own] <= RANK[other], f"{own} imports {other}"
+def within(name: str, places: set[str]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "client").glob("*.py")), ids=lambda path: path.name)
-def test_the_client_knows_nothing_of_the_server(path: Path) -> None:
-    for name in imports(path):
-        assert not name.startswith("notifier.") or name.startswith("notifier.client"), name
+ALL = dict(modules())
+NAMES = [name for name in ALL if name]
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_what_is_pure_imports_nothing_that_does_io(module: str) -> None:
-    assert not IO & {name.split(".")[0] for name in imports(PACKAGE / f"{module}.py")}
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_point_one_way(name: str) -> None:
+    area = name if name in MAY_KNOW else name.split(".")[0]
+    area = "settings" if area in SETTINGS else area
+    assert area in MAY_KNOW, f"where does {name} belong? Say so in MAY_KNOW"
+    for imported in imports(name, ALL[name]):
+        if imported.split(".")[0] != "notifier":
+            continue
+        known = imported.partition(".")[2]
+        excepted = any(name == who and within(known, {what}) for who, what in EXCEPTIONS)
+        assert excepted or not known or within(known, MAY_KNOW[area]), f"{name} must not know {known}"
 
 
-@pytest.mark.parametrize(
-    ("library", "homes"),
-    [
-        ("apsw", {"engine", "cli"}),  # `notifier backup` is a second process on the same file
-        ("fastapi", {"app", "web"}),
-        ("starlette", {"app", "web"}),
-        ("uvicorn", {"server"}),
-        ("httptools", {"transport"}),
-        ("jwt", {"auth"}),
-        ("pydantic_settings", {"settings", "settings_sources"}),
-        ("prometheus_client", {"metrics"}),
-        ("typer", {"cli"}),
-        ("rich", {"cli"}),
-    ],
-)
-def test_a_library_has_its_places(library: str, homes: set[str]) -> None:
-    users = {layer(path) for path in MODULES if any(name.split(".")[0] == library for name in imports(path))}
-    assert users, f"nothing uses {library}: drop it"
-    assert users <= homes
+@pytest.mark.parametrize("name", NAMES)
+def test_a_library_is_used_where_it_belongs(name: str) -> None:
+    for imported in imports(name, ALL[name]):
+        library = imported.split(".")[0]
+        if library == "notifier" or library in sys.stdlib_module_names:
+            continue
+        assert library in LIBRARIES, f"{library} is new: say in LIBRARIES where it may be used"
+        assert within(name, LIBRARIES[library]), f"{name} must not use {library}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_file_has_more_than_400_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+@pytest.mark.parametrize("name", NO_IO)
+def test_values_do_no_io(name: str) -> None:
+    used = {imported.split(".")[0] for imported in imports(name, ALL[name])}
+    assert not used & IO
+
+
+@pytest.mark.parametrize(("who", "what"), EXCEPTIONS)
+def test_an_exception_is_still_one(who: str, what: str) -> None:
+    known = {imported.partition(".")[2] for imported in imports(who, ALL[who])}
+    assert any(within(name, {what}) for name in known), "not needed any more"
+
+
+@pytest.mark.parametrize("path", [str(path.relative_to(ROOT)) for path in ALL.values()])
+def test_no_file_is_longer_than_can_be_read_at_once(path: str) -> None:
+    assert len((ROOT / path).read_text().splitlines()) <= MAX_LINES
+
+
+def test_what_is_read_here_is_what_is_imported() -> None:
+    """The reader of imports itself: relative ones, modules and names."""
+    assert "notifier.errors" in set(imports("session", ALL["session"]))
+    assert "notifier.protocol" in set(imports("session", ALL["session"]))
+    assert "notifier.cli.output" in set(imports("cli.send", ALL["cli.send"]))
+    assert "fastapi" in set(imports("app", ALL["app"]))
