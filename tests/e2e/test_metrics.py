@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness import Client, Refused, Server, apublish, arequest, publish
 
-REFUSALS = [
+REFUSALS: list[tuple[str, int, dict[str, Any]]] = [
     ("invalid", 422, {"client_id": "alice", "data": 1, "ttl": -1}),
     ("id_conflict", 409, {"client_id": "carol", "data": "other", "id": "c"}),
     ("mailbox_full", 429, {"client_id": "full", "data": 3}),

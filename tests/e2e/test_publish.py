@@ -105,7 +105,14 @@ def test_wait_answers_202_at_the_timeout(server: Server, alice: str) -> None:
 
 
 async def test_repeat_of_an_id_tells_what_has_become_of_the_first(server: Server, alice: str) -> None:
-    fields = {"client_id": alice, "data": {"n": 1}, "id": "inv-17", "event": "paid", "collapse_key": "k", "ttl": 60}
+    fields: dict[str, Any] = {
+        "client_id": alice,
+        "data": {"n": 1},
+        "id": "inv-17",
+        "event": "paid",
+        "collapse_key": "k",
+        "ttl": 60,
+    }
     first = (await apublish(server, **fields)).body
     for status in ("queued", "delivered"):
         again = await apublish(server, **fields)
@@ -123,7 +130,7 @@ async def test_repeat_of_an_id_tells_what_has_become_of_the_first(server: Server
 
 @pytest.mark.parametrize("end", ["collapsed", "purged"])
 def test_repeat_of_what_ended_otherwise(server: Server, alice: str, end: str) -> None:
-    fields = {"client_id": alice, "data": 1, "id": "a", "collapse_key": "k"}
+    fields: dict[str, Any] = {"client_id": alice, "data": 1, "id": "a", "collapse_key": "k"}
     assert publish(server, **fields).status == 202
     if end == "collapsed":
         assert publish(server, **fields | {"id": "b"}).status == 202
