@@ -16,8 +16,6 @@ come out. Every rule of docs/protocol.md that concerns a connection alone is in 
 A session is *level* when everything in its mailbox up to `seen` was written on this connection or has ended. Only then
 may a wake carry mail past the mailbox; otherwise it only says that there is something to read. So live delivery and
 replay are one path, and a wake may be lost, doubled or late.
-
-The carrier (a socket's pump) takes what is in `out`, acts on `ack`, `verify` and `closing`, and reads when `wants`.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ class Session:
 
     __slots__ = (
         "_bucket", "_bucket_at", "_floor", "_full_since", "_heard_of", "_heartbeat", "_inflight", "_out_size", "_pings",
-        "_told", "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at",
+        "_gap_ping", "_told", "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at",
         "identity", "ignored_acks", "limits", "others_settled", "out", "paused", "position", "reading", "seen",
         "verify",
     )  # fmt: skip
@@ -76,6 +74,7 @@ class Session:
         self.others_settled = 0
         """The highest seq that others have settled and that was not said yet; see `flush_settled`."""
         self._told: tuple[int, dict[LossReason, int]] | None = None
+        self._gap_ping: bytes | None = None
         self._heard_of: dict[LossReason, int] | None = None
         """Total of the losses, by reason, up to which there is nothing to tell on this connection."""
         self._warned = False
@@ -242,6 +241,7 @@ class Session:
         self._heard_of = {**(self._heard_of or {}), **totals}
         self._told = self.position, self._heard_of
         self._prove()
+        self._gap_ping = self._pings[-1] if self._pings else None
 
     def _shrink(self, seq: int) -> bool:
         """Everything up to `seq` leaves the window. Whether anything did."""
@@ -294,18 +294,19 @@ class Session:
             at = pings.index(payload)
             proven = int.from_bytes(pings[at][:8])
             self._pings = pings[at + 1 :] or None
-            if proven > self.acked or self._told is not None:
+            heard = self._gap_ping is None or self._gap_ping in pings[: at + 1]
+            if proven > self.acked or (heard and self._told is not None):
                 self.acked = max(self.acked, proven)
                 self._shrink(proven)
-                self._acknowledge(proven, "transport", False)
+                self._acknowledge(proven, "transport", False, heard)
         elif payload == b"heartbeat" and self._heartbeat:
             self._heartbeat = 0.0
         else:
             self.spend(now)
 
-    def _acknowledge(self, seq: int, acked_by: AckedBy, confirm: bool) -> None:
-        told = self._told[1] if self._told is not None else None
-        self._told = None
+    def _acknowledge(self, seq: int, acked_by: AckedBy, confirm: bool, heard: bool = True) -> None:
+        told = self._told[1] if heard and self._told is not None else None
+        self._told = None if heard else self._told
         if self.ack is not None:  # two in one packet: the later says it all
             seq, confirm, told = max(seq, self.ack.seq), confirm or self.ack.confirm, told or self.ack.told
         self.ack = Acknowledgement(seq, acked_by, confirm, told)
@@ -377,8 +378,6 @@ class Session:
             self.out.append(ProtocolPing(b"heartbeat"))
             return limits.heartbeat_timeout_s
         return limits.heartbeat_s - silent
-
-    # -- the end ------------------------------------------------------------------------------------------------------
 
     def drain(self, after_ms: int) -> None:
         """This node goes away: where to the client should come back, and when."""

@@ -1,7 +1,7 @@
 """Crowds: half-open handshakes, clients that never read, connections that come and go. Others are served meanwhile, and
 everything is given back.
 
-In CI's size. NOTIFIER_BIG=1 takes the sizes of the goals.
+In CI's size. BIG=1 takes the sizes of the goals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.door.watching import Bystander, Observed
 from tests.harness import Client, Server, need
 from tests.harness import request as ask
 
-BIG = bool(os.environ.get("NOTIFIER_BIG"))
+BIG = bool(os.environ.get("BIG"))
 NEVER_READING = 1_000 if BIG else 300
 COMINGS = 100_000 if BIG else 5_000
 COMING_BACK = 15_000 if BIG else 500

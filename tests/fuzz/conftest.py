@@ -1,4 +1,4 @@
-"""How long fuzzing takes: seconds here, NOTIFIER_FUZZ=1000000 for a long run once."""
+"""How long fuzzing takes: seconds here, FUZZ=1000000 for a long run once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = int(os.environ.get("NOTIFIER_FUZZ", "300"))
+EXAMPLES = int(os.environ.get("FUZZ", "300"))
 
 settings.register_profile(
     "fuzz",

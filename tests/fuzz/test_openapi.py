@@ -20,7 +20,7 @@ CHECKS = (
     "response_headers_conformance",
     "response_schema_conformance",
 )
-EXAMPLES = os.environ.get("NOTIFIER_FUZZ", "3")
+EXAMPLES = os.environ.get("FUZZ", "3")
 
 
 @pytest.mark.parametrize("key", [False, True], ids=["without a key", "with a key"])
