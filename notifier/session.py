@@ -35,10 +35,10 @@ class Session:
     """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_floor", "_full_since", "_heard_of", "_heartbeat", "_inflight", "_out_size", "_pings",
-        "_gap_ping", "_told", "_warned", "ack", "ack_mode", "acked", "behind", "closing", "connection_id", "filled", "heard_at",
-        "identity", "ignored_acks", "limits", "others_settled", "out", "paused", "position", "reading", "seen",
-        "verify",
+        "_bucket", "_bucket_at", "_floor", "_full_since", "_gap_ping", "_heard_of", "_heartbeat", "_inflight",
+        "_out_size", "_pings", "_told", "_warned", "ack", "ack_mode", "acked", "behind", "closing",
+        "connection_id", "filled", "heard_at", "identity", "ignored_acks", "limits", "others_settled", "out",
+        "paused", "position", "reading", "seen", "verify",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, identity: Identity, ack_mode: AckMode, limits: Limits, now: float) -> None:

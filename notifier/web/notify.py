@@ -24,7 +24,7 @@ from notifier.errors import (
 )  # fmt: skip
 from notifier.fields import check_id
 from notifier.node import Node
-from notifier.protocol import rfc3339, transient_frame
+from notifier.protocol import transient_frame
 from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
 from notifier.web.publication import (
@@ -96,8 +96,13 @@ class Notify(PublishRoute):
     name = "notify"
 
     def _publish(self, request: Request) -> None:
-        wait_s = _only_wait(request) if request.query else 0
-        publication = decode_notify(request.body, self._ttl, _idempotency_key(request), bool(wait_s))
+        try:
+            wait_s = _only_wait(request) if request.query else 0
+            idempotency_key = _idempotency_key(request)
+        except Invalid:
+            strictjson.parse(request.body)  # a body that does not parse is told first
+            raise
+        publication = decode_notify(request.body, self._ttl, idempotency_key, bool(wait_s))
         self._publishing.run(publication, request.started, wait_s, partial(tell, request))
 
 
@@ -133,14 +138,14 @@ class Batch(PublishRoute):
         return MAX_BATCH_BYTES
 
     def _publish(self, request: Request) -> None:
-        if request.query:
-            name = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)[0][0]
-            raise Invalid("/batch takes no query.", errors=[FieldError(name, "Not with /batch.")])
         body = request.body.lstrip(b" \t\r\n")
         array = body.startswith(b"[")
         items = _array(body) if array else [line for line in body.split(b"\n") if line.strip()]
         if len(items) > MAX_BATCH_ITEMS:
             raise TooLarge(f"A batch may have {MAX_BATCH_ITEMS} items, this one has {len(items)}.")
+        if request.query:
+            names = [name for name, _ in parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)] or [""]
+            raise Invalid("/batch takes no query.", errors=[FieldError(names[0], "Not with /batch.")])
         publications: list[Publication | NotifierError] = []
         for at, item in enumerate(items):
             if len(item) > self._max_body:
@@ -200,11 +205,9 @@ class Broadcast(PublishRoute):
     def _publish(self, request: Request) -> None:
         data, event = decode_broadcast(request.body)
         now_ms = self._node.clock.now_ms()
-        id = new_id(now_ms)
-        handed = self._node.send_transient(Target(), transient_frame(id, event, data, now_ms))
+        handed = self._node.send_transient(Target(), transient_frame(new_id(now_ms), event, data, now_ms))
         self._node.metrics.published("sent" if handed.taken else "dropped")
-        body = {"id": id, "connections": handed.connections, "accepted_at": rfc3339(now_ms)}
-        request.respond(202, encode(body))
+        request.respond(202, encode({"connections": handed.connections}))
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -62,9 +62,7 @@ class ReceiptView(msgspec.Struct):
 class BroadcastAnswer(msgspec.Struct):
     """To how many connections it went."""
 
-    id: str
     connections: int
-    accepted_at: str
 
 
 class Health(msgspec.Struct, omit_defaults=True):
@@ -95,7 +93,7 @@ EXAMPLES: dict[type, Any] = {
         "accepted_at": _AT,
         "expires_at": _END,
     },
-    BroadcastAnswer: {"id": "01a2031f-d4e1-774e-adf5-d65b1da3d7c8", "connections": 2, "accepted_at": _AT},
+    BroadcastAnswer: {"connections": 2},
     AckRequest: {"seq": _SEQ},
     Acknowledged: {"seq": _SEQ, "settled": True},
     ReceiptView: {
