@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -23,7 +24,7 @@ from tests.door.raw import (
     xor,
 )
 from tests.door.watching import Bystander, Observed, costs
-from tests.harness import publish
+from tests.harness import Server, publish
 from tests.harness import request as ask
 
 KIB = 1024
@@ -497,3 +498,18 @@ def test_clients_that_never_read_cost_a_bounded_part_of_their_mailboxes(observed
         for _ in range(240):
             client.next("notification")
         client.send(masked(CLOSE, (1000).to_bytes(2)))
+
+
+def test_an_ack_above_what_was_written_settles_nothing(make_server: Callable[..., Server]) -> None:
+    """Else a client could settle mail that it has never seen, by mistake or by guessing."""
+    server = make_server(max_inflight=1)
+    first, second = (publish(server, client_id="alice", data=n).body["seq"] for n in range(2))
+    with Raw(server).upgrade(server, "alice", query="ack=client") as client:
+        assert client.next("notification")["seq"] == first
+        for seq in (second, second + 1, 2**53):
+            client.say({"type": "ack", "seq": seq, "confirm": True})
+        client.say({"type": "ping"})
+        client.next("pong")
+        assert server.metrics()["notifier_pending_notifications"] == 2
+        client.say({"type": "ack", "seq": first})
+        assert client.next("notification")["seq"] == second
