@@ -137,7 +137,10 @@ class SQLiteEngine(MailboxEngine):
                     await asyncio.sleep(0)
             self._note_cursors()
             self._forget_empty()
-            await self._on_thread(self._look_at_disk)
+            try:
+                await self._on_thread(self._look_at_disk)
+            except NotifierError:
+                self._observer.engine_error("disk")
             await self._sweep()
 
     def _note_cursors(self) -> None:

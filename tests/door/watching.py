@@ -19,8 +19,8 @@ from tests.door.raw import Raw
 from tests.harness import Server
 
 USUAL_S = 3.0
-"""A round trip takes a few ms; the holes that this looks for held the loop up for 5 to 150 s. The room between is for busy
-machines."""
+"""A round trip takes a few ms; the holes that this looks for held the loop up for 5 to 150 s. The room between is for
+busy machines."""
 
 
 class Held(NamedTuple):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
+from notifier.transport.wheel import Wheel
 from tests.door.health import unharmed
 from tests.door.raw import PING, PONG, Raw, masked, notify
 from tests.harness import Client, Server, apublish, need, publish
@@ -127,3 +130,40 @@ async def test_a_suspended_client_gets_its_mail_again(server: Server) -> None:
         assert suspended.ended(10), "nothing was heard from it"
     async with Client(server, "alice") as alice:
         assert (await alice.next("notification"))["seq"] == seq
+
+
+def test_after_a_pause_what_has_arrived_is_read_before_deadlines_are_looked_at() -> None:
+    """Suspended in the middle of its work, the loop would look at its timers before its sockets."""
+
+    class Deadline:
+        def on_timer(self, now: float) -> None:
+            seen.append("deadline")
+            done.set()
+
+    async def main() -> None:
+        nonlocal done
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        wheel = Wheel(loop)
+        wheel.add(Deadline(), 1.0)
+
+        def suspended() -> None:
+            first.recv(1)
+            other_end_of_second.send(b"x")
+            time.sleep(2)
+
+        loop.add_reader(first, suspended)
+        loop.add_reader(second, lambda: seen.append(second.recv(1).decode()))
+        other_end_of_first.send(b"x")
+        await asyncio.wait_for(done.wait(), 10)
+        wheel.stop()
+        loop.remove_reader(first)
+        loop.remove_reader(second)
+
+    seen: list[str] = []
+    done = asyncio.Event()
+    first, other_end_of_first = socket.socketpair()
+    second, other_end_of_second = socket.socketpair()
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    with first, other_end_of_first, second, other_end_of_second, runner:
+        runner.run(main())
+    assert seen == ["x", "deadline"]
