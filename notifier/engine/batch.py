@@ -179,10 +179,10 @@ class Batch:
                 self._drop_left(store.known(asked), now_ms)
                 if self.known:
                     self._pass_over_repeats()
-            puts, ids = self._puts(dedup_ms)
+            rows = self._rows(dedup_ms)
             steps = list(self._steps(now_ms))
-            if puts or steps:
-                store.commit(puts, ids, steps)
+            if rows or steps:
+                store.commit(rows, steps)
         except Exception as error:
             self.error = translate(error)
         try:
@@ -213,28 +213,42 @@ class Batch:
             return self.displaced.keys() | {e.client_id for e in self.endings if e.reason != "expired"}
         return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
-    def _puts(self, dedup_ms: int) -> tuple[list[Row], list[Row]]:
-        puts, ids = [], []
+    def _rows(self, dedup_ms: int) -> list[Row]:
+        """What nearly every batch holds, for queries.TURN: new mail, and what was acknowledged."""
+        rows: list[Row] = []
+        last = 0
         for item in self.appends:
             draft = item.draft
             item.digest = digest(draft)
             if not item.seq or (self.known and item.key in self.known):
                 continue
-            client_id, id, data, seq, expires_ms = draft.client_id, draft.id, draft.data, item.seq, item.expires_ms
+            client_id, id, data, expires_ms = draft.client_id, draft.id, draft.data, item.expires_ms
+            last = seq = item.seq
             crc = checksum(seq, client_id, id, draft.event, draft.collapse_key, item.accepted_ms, expires_ms, data)
-            puts.append((
-                seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, len(data), draft.collapse_key, id,
-                draft.event, item.accepted_ms, crc, data.decode(),
+            rows.append((
+                queries.PUT, seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, len(data),
+                draft.collapse_key, id, draft.event, item.accepted_ms, crc, data.decode(), item.digest,
+                item.accepted_ms + dedup_ms,
             ))  # fmt: skip
-            ids.append((id, client_id, seq, item.digest, expires_ms, item.accepted_ms + dedup_ms))
-        return puts, ids
+        if last:
+            rows.append(_turn(queries.LAST, last, None))
+        proven: list[int] = []
+        settled: list[int] = []
+        for settling in self.settlings.values():
+            settled += settling.seqs
+            if settling.acked_by == "transport":
+                proven += settling.seqs
+        if proven:
+            rows.append(_turn(queries.PROVEN, None, _json(proven)))
+        if settled:
+            rows.append(_turn(queries.SETTLED, None, _json(settled)))
+        return rows
 
     def _steps(self, now_ms: int) -> Iterator[Step]:
-        last = 0
+        """What is rarer, as statements of its own."""
         for item in self.appends:
             if not item.seq or (self.known and item.key in self.known):
                 continue
-            last = item.seq
             draft = item.draft
             if draft.receipt:
                 until = item.expires_ms + RECEIPT_KEPT_MS
@@ -242,24 +256,16 @@ class Batch:
             for ending in (item.collapsed, item.dropped):
                 if ending is not None:
                     yield from _ending(ending, now_ms)
-        if last:
-            yield queries.LAST, (last,)
-        proven: list[int] = []
-        settled: list[int] = []
         for settling in self.settlings.values():
-            if settling.seqs:
-                settled += settling.seqs
-                if settling.acked_by == "transport":
-                    proven += settling.seqs
-                if settling.receipts:
-                    yield queries.CLOSE, (_json(settling.seqs), "delivered", now_ms, settling.acked_by)
-        if proven:
-            yield queries.MARK, (_json(proven), "transport")
-        if settled:
-            yield queries.DELETE, (_json(settled),)
+            if settling.receipts and settling.seqs:
+                yield queries.CLOSE, (_json(settling.seqs), "delivered", now_ms, settling.acked_by)
         for ending in self.endings:
             yield from _ending(ending, now_ms)
         yield from self.steps
+
+
+def _turn(what: int, seq: int | None, data: str | None) -> Row:
+    return (what, seq, None, None, None, None, None, None, None, None, None, data, None, None)
 
 
 def _ending(ending: Ending, now_ms: int) -> Iterator[Step]:

@@ -1,16 +1,43 @@
-"""The SQL of the writer thread that is not in schema.sql and batch.sql. A sentence over each."""
+"""The SQL of the writer thread that is not in schema.sql. A sentence over each."""
 
-# Many rows by one statement, because Python's lock is given back and taken again around every step: with a statement
-# per row the writer thread would queue for that lock after every row. The rows are bound as they are; taking them out
-# of one JSON text costs SQLite three times as much.
-PUT = "INSERT INTO mail VALUES "
-PUT_ROW = "(?,?,?,?,?,?,?,?,?,?,?)"
+# What nearly every turn does, as rows of one INSERT into a view whose triggers do it: the whole commit, fsync included,
+# is one step of SQLite. Python's lock is given back and taken again around every step, so with a statement per table
+# the writer thread queued for that lock a dozen times per commit, behind a busy event loop (docs/performance.md).
+# Rows are bound as they are; taking them out of one JSON text costs SQLite three times as much.
+TURN = """
+CREATE TEMP VIEW turn AS SELECT NULL AS what, NULL AS seq, NULL AS client_id, NULL AS expires_ms, NULL AS flags,
+    NULL AS size, NULL AS collapse_key, NULL AS id, NULL AS event, NULL AS accepted_ms, NULL AS crc, NULL AS data,
+    NULL AS digest, NULL AS until_ms;
 
-# A row that is in the way has left its window: the writer has looked.
-REMEMBER = "REPLACE INTO dedup VALUES "
-REMEMBER_ROW = "(?,?,?,?,?,?,NULL)"
+-- New mail, and what is remembered of its id. (A remembered row that is in the way has left its window: we have looked.)
+CREATE TEMP TRIGGER turn_put INSTEAD OF INSERT ON turn WHEN NEW.what = 1 BEGIN
+    INSERT INTO mail VALUES (NEW.seq, NEW.client_id, NEW.expires_ms, NEW.flags, NEW.size, NEW.collapse_key, NEW.id,
+        NEW.event, NEW.accepted_ms, NEW.crc, NEW.data);
+    REPLACE INTO dedup VALUES (NEW.id, NEW.client_id, NEW.seq, NEW.digest, NEW.expires_ms, NEW.until_ms, NULL);
+END;
 
-LAST = "UPDATE meta SET value = ?1 WHERE name = 'last_seq'"
+-- The highest seq that was given.
+CREATE TEMP TRIGGER turn_last INSTEAD OF INSERT ON turn WHEN NEW.what = 2 BEGIN
+    UPDATE meta SET value = NEW.seq WHERE name = 'last_seq';
+END;
+
+-- These were acknowledged by the transport: before they go, their ids remember it.
+CREATE TEMP TRIGGER turn_proven INSTEAD OF INSERT ON turn WHEN NEW.what = 3 BEGIN
+    UPDATE dedup SET state = 'transport' WHERE (id, client_id) IN (
+        SELECT id, client_id FROM mail WHERE seq IN (SELECT value FROM json_each(NEW.data)));
+END;
+
+-- These were acknowledged.
+CREATE TEMP TRIGGER turn_settled INSTEAD OF INSERT ON turn WHEN NEW.what = 4 BEGIN
+    DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(NEW.data));
+END;
+"""
+PUT, LAST, PROVEN, SETTLED = 1, 2, 3, 4
+TURN_WIDTH = 14
+# One statement per number of rows would be prepared again and again: what is missing is filled up with rows of NULLs,
+# which no trigger takes.
+TURN_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+TURN_ROWS = {n: "INSERT INTO turn VALUES " + ",".join(["(" + ",".join("?" * TURN_WIDTH) + ")"] * n) for n in TURN_SIZES}
 
 # Out of the mailbox, however that came.
 DELETE = "DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(?1))"

@@ -9,7 +9,7 @@ import queue
 import threading
 import zlib
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from itertools import chain
 from typing import Any
@@ -24,6 +24,7 @@ from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 Row = tuple[Any, ...]
 LOG_PAGES = 4_000
 """Pages (16 MB) of log before a checkpoint: fewer cost throughput, none lets the log grow for ever."""
+_NOTHING = (None,) * (queries.TURN_WIDTH * queries.TURN_SIZES[-1])
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _Row = tuple[int, str, str, str | None, str | None, int, int, int, int, str]
@@ -146,6 +147,7 @@ class Store:
             if got not in expected:
                 raise EngineUnavailable(f"SQLite answers {name}={got} where {value} was asked for.")
         connection.execute("PRAGMA temp_store=memory; PRAGMA foreign_keys=off")
+        connection.execute(queries.TURN)
 
     def clear_log(self) -> None:
         """Bring what the log holds into the database, so that what comes is not written behind it.
@@ -181,38 +183,38 @@ class Store:
             for id, client_id, seq, digest, expires, until, state, pending in _known.decode(text)
         }
 
-    def commit(self, puts: list[Row], ids: list[Row], steps: Iterable[tuple[str, Row]]) -> None:
-        """One transaction: new mail, what is remembered of its ids, then the steps in their order.
+    def commit(self, rows: list[Row], steps: Sequence[tuple[str, Row]]) -> None:
+        """One transaction: the rows of queries.TURN, then the steps in their order.
 
         Returns when it is durable. Raises: apsw.Error, and then nothing of it happened; but if the disk has failed the
         checkpoint after it, it may be there at the next start.
         """
         run = self._connection.execute
-        run("BEGIN IMMEDIATE")
-        try:
-            self._insert(queries.PUT, queries.PUT_ROW, puts)
-            self._insert(queries.REMEMBER, queries.REMEMBER_ROW, ids)
-            for sql, bindings in steps:
-                run(sql, bindings)
-            run("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                run("ROLLBACK")
-            raise
+        if not steps and len(rows) <= queries.TURN_SIZES[-1]:
+            self._turn(rows)  # one statement is a transaction
+        else:
+            run("BEGIN IMMEDIATE")
+            try:
+                for at in range(0, len(rows), queries.TURN_SIZES[-1]):
+                    self._turn(rows[at : at + queries.TURN_SIZES[-1]])
+                for sql, bindings in steps:
+                    run(sql, bindings)
+                run("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    run("ROLLBACK")
+                raise
         written: int = self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
         if written - self._cleared >= LOG_PAGES:
             self.clear_log()
             self._cleared = written
 
-    def _insert(self, insert: str, row: str, rows: list[Row]) -> None:
-        """In a few sizes of statement, so that each is prepared once."""
-        at = 0
-        for size in (256, 64, 16, 4, 1):
-            while len(rows) - at >= size:
-                self._connection.execute(
-                    insert + ",".join((row,) * size), tuple(chain.from_iterable(rows[at : at + size]))
-                )
-                at += size
+    def _turn(self, rows: list[Row]) -> None:
+        count = len(rows)
+        size = next(size for size in queries.TURN_SIZES if size >= count)
+        self._connection.execute(
+            queries.TURN_ROWS[size], (*chain.from_iterable(rows), *_NOTHING[: (size - count) * queries.TURN_WIDTH])
+        )
 
     def read(self, seqs: list[int]) -> tuple[dict[int, Notification], list[int]]:
         """The mail with these seqs, and which of them are damaged."""
