@@ -7,26 +7,23 @@ The scenarios run side by side, because most of them wait most of the time: each
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
 
 from tests.e2e.proxy import Line
+from tests.e2e.sleeping import bare, listen, sleep_and_wake
 from tests.harness import Client, Server, apublish, arequest
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
 FASTER = 1 if os.environ.get("REAL_TIME") else 10
 PATIENCE = 300.0
+CLOSED = "notifier_connections_closed_total"
 
 
 class Servers(NamedTuple):
@@ -35,6 +32,8 @@ class Servers(NamedTuple):
     """Heartbeats for phones whose time runs faster."""
     strict: Server
     """For those that must be let go."""
+    patient: Server
+    """Whose operator waits for sleeping clients."""
 
 
 Scenario = Callable[[Servers], Awaitable[None]]
@@ -53,8 +52,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         Server(directory / "default") as default,
         Server(directory / "hasty", heartbeat_seconds=25 / FASTER, heartbeat_timeout_seconds=20 / FASTER) as hasty,
         Server(directory / "strict") as strict,
+        Server(directory / "patient", heartbeat_timeout_seconds=90) as patient,
     ):
-        yield Servers(default, hasty, strict)
+        yield Servers(default, hasty, strict, patient)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -211,84 +211,41 @@ async def nine_tabs_of_which_the_ninth_takes_the_place_of_the_first(servers: Ser
 # -- sleep ------------------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def asleep(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
-    """The lid is shut. The kernel goes on taking bytes for it."""
-    process.send_signal(signal.SIGSTOP)
-    await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGCONT)
-
-
-async def sleep_and_wake(server: Server, client_id: str, seconds: float, *command: str) -> str:
-    """Ten notifications before, during and after the sleep, each received once; what the client says beside them."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=server.environ,
-    )
-    assert process.stdout is not None
-    received: list[str] = []
-
-    async def receive(id: str) -> None:
-        assert process.stdout is not None
-        while id not in received[-1:]:
-            frame = json.loads(await process.stdout.readline())
-            if frame["type"] == "notification":
-                received.append(frame["id"])
-
-    try:
-        ids = [await sent(server, client_id) for _ in range(10)]
-        await receive(ids[-1])
-        async with asleep(process):
-            ids += [await sent(server, client_id) for _ in range(10)]
-            await asyncio.sleep(seconds)
-        ids += [await sent(server, client_id) for _ in range(10)]
-        async with asyncio.timeout(60):
-            await receive(ids[-1])
-        assert received == ids
-        _, said = await process.communicate()
-        return said.decode()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-async def sent(server: Server, client_id: str) -> str:
-    answer = await apublish(server, client_id=client_id, data="x" * 200)
-    assert answer.status == 202, answer
-    return str(answer.body["id"])
-
-
-def listen(server: Server, client_id: str) -> list[str]:
-    url, token = f"--url={server.url}", f"--token={server.token(client_id)}"
-    return [str(Path(sys.executable).with_name("notifier")), "listen", client_id, "--json", "--count=30", url, token]
-
-
 @scenario
 async def a_sleep_of_40_s_through_which_the_connection_lasts(servers: Servers) -> None:
     """A ping is waiting when it wakes after 40 s, five seconds before the heartbeat would give up."""
-    said = await sleep_and_wake(servers.default, "nap", 40, *listen(servers.default, "nap"))
+    said = await sleep_and_wake(servers.default, "nap", 40, listen(servers.default, "nap"))
     assert "connection lost" not in said
 
 
 @scenario
 async def a_sleep_of_40_s_of_a_bare_socket(servers: Servers) -> None:
-    server = servers.default
-    bare = [sys.executable, "-m", "tests.e2e.sleeper", server.ws_url, server.token("bare-nap"), "30"]
-    await sleep_and_wake(server, "bare-nap", 40, *bare)
+    await sleep_and_wake(servers.default, "bare-nap", 40, bare(servers.default, "bare-nap"))
 
 
 @scenario
 async def a_sleep_of_60_s_after_which_it_comes_back_by_itself(servers: Servers) -> None:
     """Longer than HEARTBEAT_SECONDS + HEARTBEAT_TIMEOUT_SECONDS: to us it is gone, and nothing is lost."""
-    said = await sleep_and_wake(servers.strict, "sleeper", 60, *listen(servers.strict, "sleeper"))
+    said = await sleep_and_wake(servers.strict, "sleeper", 60, listen(servers.strict, "sleeper"))
     assert said.count("connection lost (1006") == 1
+
+
+@scenario
+async def a_sleep_of_60_s_through_which_the_connection_lasts_where_sleepers_are_waited_for(servers: Servers) -> None:
+    """All is delivered, and no connection was closed by us: the count of the closed has not moved."""
+    server = servers.patient
+    all_awake = asyncio.Barrier(2)
+
+    async def nobody_was_closed() -> None:
+        await all_awake.wait()
+        assert not [name for name in await asyncio.to_thread(server.metrics) if CLOSED in name]
+        await all_awake.wait()
+
+    said, _ = await asyncio.gather(
+        sleep_and_wake(server, "sleeper", 60, listen(server, "sleeper"), nobody_was_closed),
+        sleep_and_wake(server, "bare-sleeper", 60, bare(server, "bare-sleeper"), nobody_was_closed),
+    )
+    assert "connection lost" not in said
 
 
 # -- acknowledging late, or never -------------------------------------------------------------------------------------
@@ -377,8 +334,8 @@ async def test_citizen(play: Scenario, outcomes: dict[Scenario, Awaitable[None]]
 
 async def test_we_closed_nobody(servers: Servers) -> None:
     """By the servers' own count: 1000 is the clients' own close."""
-    for server in (servers.default, servers.hasty):
-        prefix = 'notifier_connections_closed_total{code="'
+    for server in (servers.default, servers.hasty, servers.patient):
+        prefix = f'{CLOSED}{{code="'
         codes = {name.removeprefix(prefix)[:4] for name in server.metrics() if name.startswith(prefix)}
         assert codes <= {"1000"}, server.metrics()
         assert server.metrics()["notifier_slow_consumers_total"] == 0
