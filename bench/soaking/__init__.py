@@ -1,0 +1,1 @@
+"""What `python -m bench.soak` is made of: the load, its bookkeeping, and what is read of the server meanwhile."""
