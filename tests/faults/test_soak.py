@@ -1,0 +1,35 @@
+"""Clients and publishers come and go all the time: nothing is lost, and the server holds on to nothing.
+
+In CI's size. `SOAK_MINUTES=10` takes the long form; `python -m bench.soak` is the same without pytest.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.soak import soak
+from bench.soaking.churn import SETTINGS
+from bench.soaking.target import Target
+from tests.door.health import unharmed
+from tests.door.watching import Observed
+
+MINUTES = float(os.environ.get("SOAK_MINUTES", "0.25"))
+pytestmark = pytest.mark.timeout(MINUTES * 60 + 120)
+
+
+async def test_what_comes_and_goes_leaves_nothing(tmp_path: Path) -> None:
+    with Observed(tmp_path, ready_timeout=60, **SETTINGS) as server:
+        before = server.held
+        target = Target(server.port, server.pid, server.key, server.jwt_secret)
+        report = await soak(target, MINUTES, every_s=min(5.0, MINUTES * 2), say=print)
+        print(report.text())
+        assert report.problems() == []
+        assert report.journal.counts["skipped"] == 0
+        ended = report.ended()
+        assert min(ended[end] for end in ("delivered", "expired", "collapsed", "purged", "dropped")) > 0, ended
+        unharmed(server)
+        # Whoever had a full window is looked at once more a minute later, also when it is gone.
+        server.comes_back_to(before, 90, objects=MINUTES >= 2)
