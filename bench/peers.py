@@ -20,6 +20,8 @@ from bench import toolchain
 from bench.toolchain import BUILD, HERE, ROOT, NotRunError
 
 JWT_SECRET = secrets.token_hex(32)
+COMPILED = ROOT / "build" / "compiled"
+"""The package as the container image has it (`make compiled`)."""
 API_KEY = secrets.token_hex(16)
 # 49 bytes of data; the time stamp is what the load generator reads the delay from.
 DATA = '{"text":"Invoice 1042 paid","at":"TS=@T"}'
@@ -66,6 +68,8 @@ class Notifier(Server):
     def prepare(self) -> None:
         if not (Path(sys.executable).parent / "notifier").exists():
             raise NotRunError("the command `notifier` is not installed beside this Python (make bench does that)")
+        if not (COMPILED / "notifier").exists():
+            raise NotRunError("the package is not compiled (make bench does that)")
 
     def command(self, port: int, directory: Path) -> list[str]:
         return [str(Path(sys.executable).parent / "notifier"), "serve"]
@@ -78,7 +82,18 @@ class Notifier(Server):
             "NOTIFIER_API_KEYS": f"bench:{API_KEY}:notify+metrics",
             "NOTIFIER_MIN_FREE_DISK_BYTES": "0",
             "NOTIFIER_LOG_FORMAT": "json",
+            "PYTHONPATH": str(COMPILED),
         }
+
+
+class Interpreted(Notifier):
+    """The same source, as `pip install` has it where nobody asks for the compiler."""
+
+    name = "interpreted"
+    label = "Notifier, not compiled"
+
+    def environment(self, port: int, directory: Path) -> dict[str, str]:
+        return super().environment(port, directory) | {"PYTHONPATH": str(ROOT)}
 
 
 class NotifierAuto(Notifier):
@@ -165,7 +180,7 @@ class Nchan(Server):
 
 
 SERVERS: dict[str, Server] = {
-    server.name: server for server in (Notifier(), Naive(), PythonSocketIO(), SocketIO(), Ws(), Nchan())
+    server.name: server for server in (Notifier(), Interpreted(), Naive(), PythonSocketIO(), SocketIO(), Ws(), Nchan())
 }
 
 

@@ -7,13 +7,15 @@ its successor.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from notifier.session import Session
 
 
-class Carrier(Protocol):
+class Carrier:
     """What carries a session to its client: a WebSocket or an event stream. The only one that does I/O."""
+
+    __slots__ = ()
 
     kind: ClassVar[str]
     session: Session
@@ -24,16 +26,20 @@ class Carrier(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that the kernel has not taken."""
+        raise NotImplementedError
 
     def pump(self) -> None:
         """Write what the session says, and do what it asks for."""
+        raise NotImplementedError
 
     def carry(self, frame: bytes, encoded: dict[str, bytes]) -> bool:
         """A `ttl: 0` frame; whether it can be written now. `encoded` keeps its bytes by kind of carrier, so that they
         are made once for all."""
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Cut it off, without a close frame."""
+        raise NotImplementedError
 
 
 class Hub:

@@ -189,6 +189,18 @@ def notification_frame(n: Notification) -> bytes:
     return n.frame
 
 
+class _Named(Struct):
+    event: str | None = None
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def event_of(frame: bytes) -> str | None:
+    """The event that a notification frame names."""
+    return _named.decode(frame).event
+
+
 def transient_frame(id: str, event: str | None, data: bytes, accepted_ms: int) -> bytes:
     """The frame of a `ttl: 0` notification: no place in the order, no end."""
     return _splice(id, 0, event, None, data, accepted_ms, 0)

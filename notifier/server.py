@@ -20,7 +20,7 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -151,7 +151,7 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable
         return EX_CONFIG if isinstance(error, ConfigurationError) else EX_UNAVAILABLE
     config = uvicorn.Config(
         create_app(parts),
-        http=HttpProtocol,
+        http=cast(type[asyncio.Protocol], HttpProtocol),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -66,7 +66,7 @@ THROUGHPUT = (
     Scenario(
         "single",
         "one notification per HTTP request, delivered; notifier: stored and acknowledged by an ack frame",
-        ALL_SERVERS,
+        (*ALL_SERVERS, "interpreted"),
         _metrics("one notify per HTTP request, delivered (and acknowledged)"),
         delivered,
     ),

@@ -24,6 +24,17 @@ LOSSES: dict[EndReason, LossReason] = {"expired": "expired", "dropped": "overflo
 """Which ends the client is told of by `gap`, under which reason. A collapse is no loss."""
 
 
+class EngineOptions(NamedTuple):
+    """What the settings say about an engine (docs/protocol.md, Settings)."""
+
+    durability: str = "fsync"
+    dedup_s: int = 3600
+    mailbox_limit: int = 1000
+    mailbox_bytes: int = 4 * 1024 * 1024
+    drop_oldest: bool = False
+    min_free_bytes: int = 0
+
+
 class Draft(msgspec.Struct, gc=False):
     """What a publisher hands in: valid, but not yet stored. `data` is JSON text, kept byte for byte; `ttl` seconds."""
 

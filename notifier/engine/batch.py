@@ -49,23 +49,29 @@ def conflict() -> IdConflict:
     )
 
 
-class Append(msgspec.Struct, gc=False):
+class Append:
     """A draft on its way: `seq` is 0 where it was refused already, and only its id has to be looked up."""
 
-    draft: Draft
-    done: Callable[[Outcome], None]
-    accepted_ms: int
-    expires_ms: int
-    seq: int = 0
-    digest: int = 0
-    """Filled in on the writer's thread."""
-    refusal: NotifierError | None = None
-    followers: list[Append] | None = None
-    """Repeats of its id that came while it was on its way."""
-    collapsed: Ending | None = None
-    dropped: Ending | None = None
-    overcount: int = 0
-    """How many it was counted to have dropped that stay after all, because it is not stored itself."""
+    __slots__ = (
+        "accepted_ms", "collapsed", "digest", "done", "draft", "dropped", "expires_ms", "followers", "overcount",
+        "refusal", "seq",
+    )  # fmt: skip
+
+    def __init__(self, draft: Draft, done: Callable[[Outcome], None], accepted_ms: int) -> None:
+        self.draft = draft
+        self.done = done
+        self.accepted_ms = accepted_ms
+        self.expires_ms = accepted_ms + draft.ttl * 1000
+        self.seq = 0
+        self.digest = 0
+        """Filled in on the writer's thread."""
+        self.refusal: NotifierError | None = None
+        self.followers: list[Append] | None = None
+        """Repeats of its id that came while it was on its way."""
+        self.collapsed: Ending | None = None
+        self.dropped: Ending | None = None
+        self.overcount = 0
+        """How many it was counted to have dropped that stay after all, because it is not stored itself."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -124,16 +130,19 @@ class Ending:
         self.seqs = [cell[0] for cell in self.cells]
 
 
-class Settling(msgspec.Struct, gc=False):
+class Settling:
     """Acknowledgements of one client that this commit makes final. `seqs` are filled in when the batch is closed."""
 
-    client_id: str
-    seq: int
-    acked_by: AckedBy
-    dones: list[Callable[[NotifierError | None], None]] | None = None
-    seqs: Sequence[int] = ()
-    receipts: bool = False
-    """Some of them have one."""
+    __slots__ = ("acked_by", "client_id", "dones", "receipts", "seq", "seqs")
+
+    def __init__(self, client_id: str, seq: int, acked_by: AckedBy) -> None:
+        self.client_id = client_id
+        self.seq = seq
+        self.acked_by: AckedBy = acked_by
+        self.dones: list[Callable[[NotifierError | None], None]] | None = None
+        self.seqs: list[int] = []
+        self.receipts = False
+        """Some of them have one."""
 
 
 class Wanted:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from notifier.clock import Clock
 from notifier.engine import queries
-from notifier.engine.base import LOSSES, EndReason, Losses, LossReason
+from notifier.engine.base import LOSSES, EndReason, EngineOptions, Losses, LossReason
 from notifier.engine.batch import Append, Batch, Ending
 from notifier.engine.mailboxes import RECEIPT, Cell, Expiries, Mailbox
 from notifier.errors import MailboxFull, NotifierError, StorageFull
@@ -18,20 +18,12 @@ from notifier.errors import MailboxFull, NotifierError, StorageFull
 class Ledger:
     """The state behind `MailboxEngine`."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        *,
-        dedup_s: int = 3600,
-        mailbox_limit: int = 1000,
-        mailbox_bytes: int = 4 * 1024 * 1024,
-        drop_oldest: bool = False,
-    ) -> None:
+    def __init__(self, clock: Clock, options: EngineOptions) -> None:
         self._clock = clock
-        self._dedup_ms = dedup_s * 1000
-        self._limit = mailbox_limit
-        self._limit_bytes = mailbox_bytes
-        self._drop_oldest = drop_oldest
+        self._dedup_ms = options.dedup_s * 1000
+        self._limit = options.mailbox_limit
+        self._limit_bytes = options.mailbox_bytes
+        self._drop_oldest = options.drop_oldest
         self._boxes: dict[str, Mailbox] = {}
         self._pending = 0
         self._expiries = Expiries()

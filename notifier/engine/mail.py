@@ -17,6 +17,7 @@ from notifier.engine.base import (
     Appended,
     Draft,
     Duplicate,
+    EngineOptions,
     Listener,
     Losses,
     LossReason,
@@ -41,12 +42,10 @@ READ_BYTES = 4 * 1024 * 1024
 class MailboxEngine(Ledger):
     """The part of `SQLiteEngine` that every notification passes."""
 
-    def __init__(
-        self, path: str, clock: Clock, observer: Observer, *, durability: str = "fsync", **limits: Any
-    ) -> None:
-        super().__init__(clock, **limits)
+    def __init__(self, path: str, clock: Clock, observer: Observer, options: EngineOptions) -> None:
+        super().__init__(clock, options)
         self._observer = observer
-        self._store = Store(path, durability)
+        self._store = Store(path, options.durability)
         self._listeners: list[Listener] = []
         self._sent: dict[int, list[int]] = {}
         self._under_way: dict[tuple[str, str], Append] = {}
@@ -68,7 +67,7 @@ class MailboxEngine(Ledger):
             return done(self._error)
         now_us = self._clock.now_us()
         now_ms = now_us // 1000
-        item = Append(draft, done, now_ms, now_ms + draft.ttl * 1000)
+        item = Append(draft, done, now_ms)
         if not draft.fresh_id:
             first = self._under_way.get(item.key)
             if first is not None:

@@ -1,5 +1,7 @@
 """The SQL of the writer thread that is not in schema.sql. A sentence over each."""
 
+from typing import Final
+
 # What nearly every turn does, as rows of one INSERT into a view whose triggers do it: the whole commit, fsync included,
 # is one step of SQLite. Python's lock is given back and taken again around every step, so with a statement per table
 # the writer thread queued for that lock a dozen times per commit, behind a busy event loop (docs/performance.md).
@@ -9,7 +11,7 @@ CREATE TEMP VIEW turn AS SELECT NULL AS what, NULL AS seq, NULL AS client_id, NU
     NULL AS size, NULL AS collapse_key, NULL AS id, NULL AS event, NULL AS accepted_ms, NULL AS crc, NULL AS data,
     NULL AS digest, NULL AS until_ms;
 
--- New mail, and what is remembered of its id. (A remembered row that is in the way has left its window: we have looked.)
+-- New mail, and what is remembered of its id. (A remembered row in the way has left its window: the writer has looked.)
 CREATE TEMP TRIGGER turn_put INSTEAD OF INSERT ON turn WHEN NEW.what = 1 BEGIN
     INSERT INTO mail VALUES (NEW.seq, NEW.client_id, NEW.expires_ms, NEW.flags, NEW.size, NEW.collapse_key, NEW.id,
         NEW.event, NEW.accepted_ms, NEW.crc, NEW.data);
@@ -32,12 +34,16 @@ CREATE TEMP TRIGGER turn_settled INSTEAD OF INSERT ON turn WHEN NEW.what = 4 BEG
     DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(NEW.data));
 END;
 """
-PUT, LAST, PROVEN, SETTLED = 1, 2, 3, 4
-TURN_WIDTH = 14
+PUT: Final = 1
+LAST: Final = 2
+PROVEN: Final = 3
+SETTLED: Final = 4
+TURN_WIDTH: Final = 14
 # One statement per number of rows would be prepared again and again: what is missing is filled up with rows of NULLs,
 # which no trigger takes.
-TURN_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-TURN_ROWS = {n: "INSERT INTO turn VALUES " + ",".join(["(" + ",".join("?" * TURN_WIDTH) + ")"] * n) for n in TURN_SIZES}
+TURN_SIZES: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_ROW = "(" + ",".join("?" * TURN_WIDTH) + ")"
+TURN_ROWS: dict[int, str] = {size: "INSERT INTO turn VALUES " + ",".join([_ROW] * size) for size in TURN_SIZES}  # noqa: S608 - our own
 
 # Out of the mailbox, however that came.
 DELETE = "DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(?1))"

@@ -15,7 +15,7 @@ import msgspec
 
 from notifier.clock import Clock
 from notifier.engine import database, queries
-from notifier.engine.base import Handed, Listener, Losses, Overview, Receipt, Stats, Target
+from notifier.engine.base import EngineOptions, Handed, Listener, Losses, Overview, Receipt, Stats, Target
 from notifier.engine.mail import MailboxEngine
 from notifier.engine.observer import Observer, tell
 from notifier.engine.writer import DiskFailedError, FatalEngineError, Writer
@@ -31,11 +31,12 @@ SLICE = 500
 class SQLiteEngine(MailboxEngine):
     """Implements `engine.base.Engine`."""
 
-    def __init__(self, path: str, clock: Clock, observer: Observer, *, min_free_bytes: int = 0, **limits: Any) -> None:
-        super().__init__(path, clock, observer, **limits)
+    def __init__(self, path: str, clock: Clock, observer: Observer, options: EngineOptions | None = None) -> None:
+        options = options or EngineOptions()
+        super().__init__(path, clock, observer, options)
         self._path = path
         self._memory = path == ":memory:"
-        self._min_free = min_free_bytes
+        self._min_free = options.min_free_bytes
         self._lock = database.Lock(path)
         self._sweep_from = ("", "")
         self._sweep_pause = 0

@@ -12,7 +12,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -33,7 +33,7 @@ _Known = tuple[str, str, int, int, int, int, str | None, int]
 _known = msgspec.json.Decoder(list[_Known])
 
 
-class Known(msgspec.Struct, gc=False):
+class Known(NamedTuple):
     """An id that was accepted before."""
 
     seq: int
@@ -59,8 +59,8 @@ class Writer:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._worker.start()
 
     def submit(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Run `job` on the thread, then `done(result)` on the loop; an exception of the job is its result."""
@@ -77,7 +77,7 @@ class Writer:
     def stop(self) -> None:
         """End the thread when all that was submitted has run."""
         self._jobs.put(None)
-        self._thread.join()
+        self._worker.join()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -35,8 +35,9 @@ SLICE = 16 * 1024
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-class HttpProtocol(asyncio.Protocol):
-    """One connection. Requests on it are answered one after another, in the order they came (RFC 9112 §9.3)."""
+class HttpProtocol:
+    """One connection. Requests on it are answered one after another, in the order they came (RFC 9112 §9.3).
+    An asyncio.Protocol by its methods, not by its base, so that it can be compiled (docs/performance.md)."""
 
     __slots__ = (
         "_busy", "_choked", "_current", "_deadline", "_door", "_ended", "_extra", "_head_done", "_head_size",
@@ -46,14 +47,13 @@ class HttpProtocol(asyncio.Protocol):
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         self._door: Door = app_state["door"]
         self._state = server_state
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._queue: deque[Request] = deque()
         self._current: Request | None = None
         """The request whose bytes are arriving."""
         self._busy: Request | None = None
         """The request that is being answered."""
-        self._head_done = True
-        self._head_size = 0
+        self._head_done, self._head_size = True, 0
         self._url = b""
         self._raw: bytes | None = None
         """What came in one piece and may be a whole request: its head may be worth remembering."""
@@ -322,7 +322,7 @@ class HttpProtocol(asyncio.Protocol):
             request.keep_alive = False  # an upgrade that we do not know is ignored (RFC 9110 §7.8)
             self._queue.append(request)
 
-    def take_over(self, protocol: asyncio.Protocol, answer: bytes) -> bytes:
+    def take_over(self, protocol: Any, answer: bytes) -> bytes:
         """The handshake is good: this object is done, `protocol` goes on. Returns the bytes that came meanwhile."""
         self.transport.write(answer)
         self.transport.set_protocol(protocol)
@@ -333,7 +333,7 @@ class HttpProtocol(asyncio.Protocol):
         self._unparsed = b""
         self._lingering = 0  # no byte is HTTP any more
         rest, self._stashed = self._stashed or b"", None
-        del self._parser
+        self._parser = None  # the two hold each other
         return rest
 
     @property

@@ -167,13 +167,9 @@ def _control(frame: bytes) -> bytes:
     return event("notifier", frame)
 
 
-class _Named(msgspec.Struct):
-    event: str | None = None
-
-
 @lru_cache(maxsize=8)  # a broadcast hands the same frame to every stream
 def _transient(frame: bytes) -> bytes:
-    return event(msgspec.json.decode(frame, type=_Named).event, frame)
+    return event(protocol.event_of(frame), frame)
 
 
 def retry_ms() -> int:

@@ -27,16 +27,9 @@ from notifier.node import Node
 from notifier.protocol import transient_frame
 from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
-from notifier.web.publication import (
-    NotifyBody,
-    Publication,
-    TtlLimits,
-    check,
-    decode_broadcast,
-    decode_notify,
-    new_id,
-)  # fmt: skip
-from notifier.web.publishing import Answers, Publishing, Reply, encode, refusal
+from notifier.web.bodies import Answers, NotifyBody, Publication
+from notifier.web.publication import TtlLimits, check, decode_broadcast, decode_notify, new_id
+from notifier.web.publishing import Publishing, Reply, encode, refusal
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000

@@ -15,8 +15,7 @@ from notifier.engine.base import AckedBy, State
 from notifier.errors import NotifierError
 from notifier.transport.events import Acknowledged, AckRequest
 from notifier.web import views
-from notifier.web.publication import BroadcastBody, NotifyBody
-from notifier.web.publishing import Answer, Answers
+from notifier.web.bodies import Answer, Answers, BroadcastBody, NotifyBody
 from notifier.web.schemas import RULES, components
 
 

@@ -5,52 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET
 
 from notifier import strictjson
 from notifier.errors import BadJson, FieldError, Invalid
 from notifier.fields import check_client_id, check_collapse_key, check_event, check_id
+from notifier.web.bodies import BroadcastBody, NotifyBody, Publication
 
 MAX_RECIPIENTS = 1_000
-
-
-class NotifyBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The body of `POST /notify`. Exactly one of `client_id`, `client_ids`, `group`; `data` is any JSON."""
-
-    data: Raw
-    client_id: str | UnsetType = UNSET
-    client_ids: list[str] | UnsetType = UNSET
-    group: str | UnsetType = UNSET
-    id: str | UnsetType = UNSET
-    event: str | UnsetType = UNSET
-    ttl: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
-    collapse_key: str | UnsetType = UNSET
-    receipt: bool | UnsetType = UNSET
-
-
-class BroadcastBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """The body of `POST /broadcast`."""
-
-    data: Raw
-    event: str | UnsetType = UNSET
-
-
-class Publication(msgspec.Struct, gc=False):
-    """A valid publish. `id` is None where the server is to make one; `ttl` seconds."""
-
-    client_ids: tuple[str, ...]
-    group: str | None
-    data: bytes
-    ttl: int
-    id: str | None = None
-    event: str | None = None
-    collapse_key: str | None = None
-    receipt: bool = False
-    many: bool = False
-    """The recipients came as `client_ids`, so the answer is a list."""
 
 
 class TtlLimits(NamedTuple):

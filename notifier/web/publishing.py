@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -15,42 +15,20 @@ from notifier.errors import MailboxFull, NotifierError
 from notifier.node import Node
 from notifier.protocol import rfc3339, transient_frame
 from notifier.transport.problems import document
-from notifier.web.publication import Publication, new_id
-
-Status = Literal["sent", "queued", "dropped", "delivered", "expired", "collapsed", "purged"]
-
-
-class Answer(msgspec.Struct, omit_defaults=True, gc=False):
-    """What a publisher is told of one notification for one client. Times are RFC 3339."""
-
-    id: str
-    status: Status
-    client_id: str | None = None
-    seq: int | None = None
-    connections: int | None = None
-    accepted_at: str | None = None
-    expires_at: str | None = None
-    acked_by: AckedBy | None = None
-    duplicate: bool = False
-    waited: bool = True
-    group: str | None = None
+from notifier.web.bodies import Answer, Answers, Publication, Status
+from notifier.web.publication import new_id
 
 
-class Answers(msgspec.Struct):
-    """What a publisher is told of `client_ids`."""
-
-    accepted: int
-    rejected: int
-    results: list[Any]
-
-
-class Reply(msgspec.Struct, gc=False):
+class Reply:
     """An answer and how HTTP tells it; `error` where it was refused."""
 
-    status: int
-    body: Any
-    replayed: bool = False
-    error: NotifierError | None = None
+    __slots__ = ("body", "error", "replayed", "status")
+
+    def __init__(self, status: int, body: Any, replayed: bool = False, error: NotifierError | None = None) -> None:
+        self.status = status
+        self.body = body
+        self.replayed = replayed
+        self.error = error
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode

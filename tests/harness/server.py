@@ -30,6 +30,8 @@ from typing import Any, ClassVar, Self
 import jwt
 
 ROOT = Path(__file__).resolve().parents[2]
+COMPILED = ROOT / "build" / "compiled" if os.environ.get("TEST_COMPILED") else None
+"""Where the package is as it is shipped (`make compiled`); servers that tests change run the source."""
 _GUARD = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)
@@ -89,7 +91,8 @@ class Server:
                 "NOTIFIER_LOG_FORMAT": "json",
             }
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("NOTIFIER_")}
-        self.environ |= {"PYTHONPATH": str(ROOT)} | dict(environ or {})
+        packages = [COMPILED] if COMPILED is not None and command is None else []
+        self.environ |= {"PYTHONPATH": os.pathsep.join(map(str, [*packages, ROOT]))} | dict(environ or {})
         self.set(**(defaults | settings))
 
     def set(self, **settings: object) -> None:

@@ -21,6 +21,7 @@ from notifier.engine.base import (
     Draft,
     Duplicate,
     EndReason,
+    EngineOptions,
     Handed,
     Losses,
     MailboxState,
@@ -209,7 +210,9 @@ class World:
 
     async def start(self) -> None:
         metrics = Metrics("test", "sqlite")
-        self.engine = SQLiteEngine(str(self.path), self.clock, metrics, durability="page_cache", **self.limits)
+        self.engine = SQLiteEngine(
+            str(self.path), self.clock, metrics, EngineOptions(durability="page_cache", **self.limits)
+        )
         limits = Limits(self.window, 25, 20, 10)
         self.node = Node(self.engine, Hub(), metrics, self.clock, limits, max_per_client=3, reconcile_s=0.04)
         self.engine.attach(Witness(self))  # type: ignore[arg-type]

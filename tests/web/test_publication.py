@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.errors import BadJson, Invalid
-from notifier.web.publication import Publication, TtlLimits, decode_broadcast, decode_notify, new_id
+from notifier.web.bodies import Publication
+from notifier.web.publication import TtlLimits, decode_broadcast, decode_notify, new_id
 
 TTL = TtlLimits(604_800, 2_592_000)
 
