@@ -18,12 +18,6 @@ $(STAMP): requirements-dev.lock pyproject.toml
 run: $(STAMP) ## start a development server; what it prints can be pasted
 	$(BIN)/notifier dev
 
-# Most tests wait for servers, not for the processor: four files at a time. Some need the machine to keep up with real
-# time, so what failed among the others is tried once more, alone, for all to see; a defect fails there too.
-test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || \
-	{ echo "once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
-
 # The package as the container image has it: what a notification passes, compiled. Made of a copy, so that no compiled file
 # ever shadows a source file that is being edited.
 COMPILED := build/compiled
@@ -36,6 +30,15 @@ $(COMPILED)/.stamp: $(STAMP) $(shell find notifier -name '*.py' -o -name '*.sql'
 	@touch $@
 
 compiled: $(COMPILED)/.stamp ## compile the package (needs a C compiler); what `make bench` measures
+
+# Most tests wait for servers, not for the processor: four files at a time. Some need the machine to keep up with real
+# time, so what failed among the others is tried once more, alone, for all to see; a defect fails there too.
+# The servers under test run the package as it is shipped, compiled; where that cannot be made, its source.
+test: $(STAMP) ## run all tests
+	@$(MAKE) --no-print-directory compiled || echo "not compiled: the servers under test run the source"
+	if [ -e $(COMPILED)/.stamp ]; then export TEST_COMPILED=1; fi; \
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder || \
+	{ echo "once more, alone:"; $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 lint: $(STAMP) ## ruff (lint, format) and mypy --strict
 	$(BIN)/ruff check .

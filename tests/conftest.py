@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness import Server
+from tests.harness.server import COMPILED
 
 
 @pytest.fixture
@@ -38,6 +39,10 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server for tests that need no settings and use client_ids of their own."""
     with Server(tmp_path_factory.mktemp("shared")) as running:
         yield running
+
+
+def pytest_report_header() -> str:
+    return "servers under test: " + ("compiled" if COMPILED else "interpreted (TEST_COMPILED=1 after `make compiled`)")
 
 
 LONGEST_FIRST = ("test_crash.py", "test_good_citizens.py", "test_documentation.py", "test_limits.py")
