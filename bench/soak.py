@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers import API_KEY, JWT_SECRET, ROOT, Notifier, NotRunError, running
+from bench.peers import API_KEY, COMPILED, JWT_SECRET, ROOT, Notifier, NotRunError, running
 from bench.soaking import sampling
 from bench.soaking.churn import SETTINGS, Churn
 from bench.soaking.journal import Journal
@@ -191,13 +191,17 @@ class Soaked(Notifier):
 
     name = "soak"
 
+    def __init__(self, compiled: bool) -> None:
+        self._compiled = compiled
+
     def command(self, port: int, directory: Path) -> list[str]:
         return [sys.executable, "-c", "from notifier.cli.main import run; run()", "serve"]
 
     def environment(self, port: int, directory: Path) -> dict[str, str]:
         settings = {f"NOTIFIER_{name.upper()}": str(value) for name, value in SETTINGS.items()}
         keys = {"NOTIFIER_API_KEYS": f"soak:{API_KEY}:notify+metrics+admin"}
-        return super().environment(port, directory) | settings | keys | {"PYTHONPATH": str(ROOT)}
+        where = COMPILED if self._compiled else ROOT
+        return super().environment(port, directory) | settings | keys | {"PYTHONPATH": str(where)}
 
 
 def say(text: str) -> None:
@@ -216,9 +220,12 @@ def arguments() -> argparse.Namespace:
     add("--minutes", type=float, default=10.0, metavar="N", help="how long (default 10; the goal is over 60)")
     add("--rate", type=float, default=RATE, metavar="R", help=f"operations per second (default {RATE:g})")
     add("--seed", type=int, default=1, metavar="N", help="of what is picked by chance (default 1)")
+    add("--compiled", action="store_true", help="the package as `make compiled` makes it, not its source")
     add("--samples", type=Path, metavar="FILE", help="write all samples there as CSV")
     add("--keep-log", type=Path, metavar="FILE", help="copy the server's log there")
     chosen = parser.parse_args()
+    if chosen.compiled and not (COMPILED / "notifier").exists():
+        parser.error("the package is not compiled: make compiled")
     if chosen.minutes <= 0 or not 1 <= chosen.rate <= 1000:
         parser.error("--minutes must be above 0, --rate from 1 to 1000")
     return chosen
@@ -226,7 +233,7 @@ def arguments() -> argparse.Namespace:
 
 def measured(chosen: argparse.Namespace) -> tuple[Report, str]:
     """The report, and the server's log."""
-    with running(Soaked()) as run:
+    with running(Soaked(chosen.compiled)) as run:
         target = Target(run.port, run.pid, API_KEY, JWT_SECRET)
         try:
             report = asyncio.run(soak(target, chosen.minutes, rate=chosen.rate, seed=chosen.seed, say=say))
