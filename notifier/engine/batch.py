@@ -64,7 +64,7 @@ class Append:
         self.expires_ms = accepted_ms + draft.ttl * 1000
         self.seq = 0
         self.digest = 0
-        """Filled in on the writer's thread."""
+        """Filled in when its row is made."""
         self.refusal: NotifierError | None = None
         self.followers: list[Append] | None = None
         """Repeats of its id that came while it was on its way."""
@@ -173,6 +173,12 @@ class Batch:
         """client_id → what an append has put out of the index. It is pending until this commit, and stays so if the
         commit fails, or if the append turns out to be a repeat."""
         self.reads: list[Wanted] = []
+        self.dedup_ms = 0
+        self.asked: list[tuple[str, str]] = []
+        """Ids that the publisher chose: they may have been accepted before."""
+        self.rows: list[Row] = []
+        self.last = 0
+        """The highest seq in `rows`."""
         # Filled in by `run`:
         self.known: dict[tuple[str, str], Known] = {}
         self.error: NotifierError | None = None
@@ -180,18 +186,32 @@ class Batch:
         self.found: dict[int, Notification] = {}
         self.damaged: list[int] = []
 
-    def run(self, store: Store, now_ms: int, dedup_ms: int, translate: Callable[[Exception], NotifierError]) -> Batch:
+    @property
+    def urgent(self) -> bool:
+        """Whether anybody waits for it; acknowledgements that nobody asked to have confirmed can wait themselves."""
+        return bool(
+            self.appends or self.endings or self.dones or any(settling.dones for settling in self.settlings.values())
+        )
+
+    def close(self, dedup_ms: int) -> None:
+        """Nothing comes in any more. Whatever can be made ready on the loop is, so that the writer's thread does not
+        have to wait for Python's lock in the middle of its work."""
+        self.dedup_ms = dedup_ms
+        self.asked = [item.key for item in self.appends if not item.draft.fresh_id]
+        if not self.asked:
+            self.rows = self._rows()
+
+    def run(self, store: Store, now_ms: int, translate: Callable[[Exception], NotifierError]) -> Batch:
         """On the writer's thread. What fails is kept, not raised: reads and commits fail apart."""
         try:
-            asked = [item.key for item in self.appends if not item.draft.fresh_id]
-            if asked:
-                self._drop_left(store.known(asked), now_ms)
+            if self.asked:
+                self._drop_left(store.known(self.asked), now_ms)
                 if self.known:
                     self._pass_over_repeats()
-            rows = self._rows(dedup_ms)
+                self.rows = self._rows()
             steps = list(self._steps(now_ms))
-            if rows or steps:
-                store.commit(rows, steps)
+            if self.rows or steps:
+                store.commit(self.rows, steps)
         except Exception as error:
             self.error = translate(error)
         try:
@@ -222,25 +242,24 @@ class Batch:
             return self.displaced.keys() | {e.client_id for e in self.endings if e.reason != "expired"}
         return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
-    def _rows(self, dedup_ms: int) -> list[Row]:
+    def _rows(self) -> list[Row]:
         """What nearly every batch holds, for queries.TURN: new mail, and what was acknowledged."""
         rows: list[Row] = []
-        last = 0
         for item in self.appends:
             draft = item.draft
             item.digest = digest(draft)
             if not item.seq or (self.known and item.key in self.known):
                 continue
             client_id, id, data, expires_ms = draft.client_id, draft.id, draft.data, item.expires_ms
-            last = seq = item.seq
+            self.last = seq = item.seq
             crc = checksum(seq, client_id, id, draft.event, draft.collapse_key, item.accepted_ms, expires_ms, data)
             rows.append((
                 queries.PUT, seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, len(data),
                 draft.collapse_key, id, draft.event, item.accepted_ms, crc, data.decode(), item.digest,
-                item.accepted_ms + dedup_ms,
+                item.accepted_ms + self.dedup_ms,
             ))  # fmt: skip
-        if last:
-            rows.append(_turn(queries.LAST, last, None))
+        if self.last:
+            rows.append(_turn(queries.LAST, self.last, None))
         proven: list[int] = []
         settled: list[int] = []
         for settling in self.settlings.values():

@@ -14,6 +14,8 @@ from notifier.engine.batch import Append, Batch, Ending
 from notifier.engine.mailboxes import RECEIPT, Cell, Expiries, Mailbox
 from notifier.errors import MailboxFull, NotifierError, StorageFull
 
+_NONE: set[int] = set()
+
 
 class Ledger:
     """The state behind `MailboxEngine`."""
@@ -36,6 +38,8 @@ class Ledger:
         self._committed = 0
         self._low_disk = False
         self._next = Batch()
+        self._leaving: dict[str, set[int]] = {}
+        """`displaced` of the batch that is being committed."""
 
     def _kick(self) -> None:
         raise NotImplementedError
@@ -184,6 +188,12 @@ class Ledger:
 
     def _displace(self, client_id: str, cells: Sequence[Cell]) -> None:
         self._next.displaced.setdefault(client_id, set()).update(cell[0] for cell in cells)
+
+    def _displaced(self, client_id: str) -> set[int]:
+        """What appends that are not committed yet have put out of the index: it is pending until they are."""
+        if not self._next.displaced and not self._leaving:
+            return _NONE
+        return self._next.displaced.get(client_id, _NONE) | self._leaving.get(client_id, _NONE)
 
     def _tidy(self, client_id: str, box: Mailbox) -> None:
         """An empty mailbox is forgotten, but not at once: the next notification mostly comes soon."""

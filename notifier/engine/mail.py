@@ -52,7 +52,6 @@ class MailboxEngine(Ledger):
         self._reads: list[Wanted] = []
         self._appends_since_sweep = 0
         self._busy = False
-        self._leaving: dict[str, set[int]] = {}
         self._scheduled = False
         self._lazy: asyncio.TimerHandle | None = None
         self._error: NotifierError | None = EngineUnavailable("The engine has not started.")
@@ -179,6 +178,7 @@ class MailboxEngine(Ledger):
             batch.steps += [(queries.SENT, (seq, first_ms, times)) for seq, (first_ms, times) in sent.items()]
         self._take_reads(batch)
         self._busy, self._leaving = True, batch.displaced
+        batch.close(self._dedup_ms)
         now_ms, started = self._clock.now_ms(), self._clock.monotonic()
         if batch.appends:
             self._appends_since_sweep += len(batch.appends)
@@ -188,7 +188,7 @@ class MailboxEngine(Ledger):
             self._observer.engine_operation("commit", self._clock.monotonic() - started)
             self._finish(batch)
 
-        self._writer.submit(lambda: batch.run(self._store, now_ms, self._dedup_ms, translate), done)
+        self._writer.submit(lambda: batch.run(self._store, now_ms, translate), done)
 
     def _take_reads(self, batch: Batch) -> None:
         size = READ_BYTES
@@ -206,7 +206,11 @@ class MailboxEngine(Ledger):
         self._reads = []
 
     def _finish(self, batch: Batch) -> None:
-        """A turn has ended. What the commit holds is final now: tell everybody, in the order of the batch."""
+        """A turn has ended. What the commit holds is final now: tell everybody, in the order of the batch.
+
+        The next turn is begun before that, so that the disk works while we tell; but not before what was not stored
+        after all has been taken back, because later drafts may stand on it.
+        """
         self._busy, self._leaving = False, {}
         if batch.error is not None:
             self._failed(batch, batch.error)
@@ -216,6 +220,9 @@ class MailboxEngine(Ledger):
                 for item in batch.appends:
                     if item.key in known:
                         self._withdraw(item)
+            self._committed = max(self._committed, batch.last)
+            if self._next.urgent or self._reads:
+                self._flush()
             for item in batch.appends:
                 self._appended(item, known.get(item.key) if known else None)
             for settling in batch.settlings.values():
@@ -233,12 +240,11 @@ class MailboxEngine(Ledger):
                 self._hand_over(wanted, batch)
         if batch.damaged:
             self._set_aside(batch)
-        waiting = self._next
-        if waiting.appends or waiting.endings or waiting.dones or self._reads or any(
-            settling.dones for settling in waiting.settlings.values()
-        ):  # fmt: skip
+        if self._busy:
+            return
+        if self._next.urgent or self._reads:
             self._flush()
-        elif (waiting.settlings or waiting.steps) and self._lazy is None:
+        elif (self._next.settlings or self._next.steps) and self._lazy is None:
             self._lazy = self._loop.call_later(LAZY_S, self._flush)
 
     def _appended(self, item: Append, known: Known | None) -> None:
@@ -251,7 +257,6 @@ class MailboxEngine(Ledger):
         elif item.refusal is not None:
             outcome = item.refusal
         else:
-            self._committed = item.seq
             if item.collapsed is not None:
                 self._ended(item.collapsed)
             if item.dropped is not None:
@@ -272,7 +277,7 @@ class MailboxEngine(Ledger):
         connections = taken = 0
         client_id = item.draft.client_id
         box = self._boxes.get(client_id)
-        leaving = self._next.displaced.get(client_id, ()) if self._next.displaced else ()
+        leaving = self._displaced(client_id)
         # The next in this very commit may have collapsed it, or pushed it out. What a later one is to end is pending.
         if box is not None and (box.last == item.seq or item.seq in box or item.seq in leaving):
             notification = item.notification()
@@ -316,7 +321,7 @@ class MailboxEngine(Ledger):
         box = self._boxes.get(wanted.client_id)
         now_ms = self._clock.now_ms()
         # Pending until the next commit, if that really ends it: a page that passed over it would be the last to do so.
-        leaving = self._next.displaced.get(wanted.client_id, ())
+        leaving = self._displaced(wanted.client_id)
         mail = [
             found
             for seq in wanted.seqs

@@ -236,7 +236,7 @@ class SQLiteEngine(MailboxEngine):
 
     def purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
         """See Engine.purge."""
-        if client_id in self._next.displaced or client_id in self._leaving:
+        if self._displaced(client_id):
             # What was put out of the index may come back with the next commit.
             self._next.dones.append(lambda error: tell(done, error) if error else self._purge(client_id, seq, done))
             return self._kick()
