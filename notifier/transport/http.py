@@ -85,7 +85,7 @@ class HttpProtocol:
         self._forget()
         self._deadline = 0.0
         self._queue.clear()
-        self._current = None
+        self._current = self._parser = None  # the parser holds us as we hold it, and the wheel keeps us for a while
 
     def _forget(self) -> None:
         self._state.connections.discard(self)
