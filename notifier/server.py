@@ -31,7 +31,7 @@ from notifier.errors import ConfigurationError, Unavailable
 from notifier.logs import configure
 from notifier.protocol import Close
 from notifier.settings import Settings
-from notifier.transport.http import HttpProtocol
+from notifier.transport.http import REQUEST_DEADLINE_S, HttpProtocol
 
 _log = structlog.get_logger("notifier.server")
 
@@ -109,6 +109,16 @@ class Server(uvicorn.Server):
         """Ours is logged by `serve`."""
 
 
+class _Loop(uvloop.Loop):
+    """uvloop's, but a TLS handshake has the deadline of a request, not a minute."""
+
+    async def create_server(self, *args: Any, **options: Any) -> Any:
+        """See asyncio."""
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = REQUEST_DEADLINE_S
+        return await super().create_server(*args, **options)
+
+
 def listen(settings: Settings) -> socket.socket:
     """Bind the listener. Raises: OSError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -138,7 +148,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> 
         text = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
         _log.error("cannot_listen", detail=f"{settings.host}:{settings.port} {text}. Choose another NOTIFIER_PORT.")
         return EX_UNAVAILABLE
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(_serve(settings, listener, on_ready))
 
 
