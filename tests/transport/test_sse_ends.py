@@ -131,8 +131,11 @@ async def test_a_slow_reader_is_bounded_and_loses_nothing(server: Server) -> Non
     async with EventStream(server, me, reads=False) as slow, EventStream(server, other) as quick:
         await quick.next("welcome")
         seqs = [publish(server, client_id=me, data="x" * 390_000).body["seq"] for _ in range(8)]
-        for _ in range(20):
-            publish(server, client_id=me, data="y" * 390_000, ttl=0)
+        lost = 'notifier_notifications_lost_total{reason="slow_consumer"}'
+        before = server.metrics().get(lost, 0.0)
+        passing = [publish(server, client_id=me, data="y" * 390_000, ttl=0).body["status"] for _ in range(20)]
+        assert passing.count("dropped") > 0
+        assert server.metrics()[lost] == before + passing.count("dropped")
         send(server, other)
         await quick.next("notification")
         (connection,) = shown(server, me)["connections"]

@@ -143,6 +143,18 @@ async def test_poison_is_taken_out_alone_and_the_client_is_told(shared_server: S
         assert [frame["data"] for frame in await client.notifications(2)] == [0, 2]
 
 
+async def test_what_is_purged_stays_gone_and_its_gap_told(make_server: Any) -> None:
+    server = make_server()
+    sent = [publish(server, client_id="alice", data=n).body["seq"] for n in range(3)]
+    assert admin(server, "DELETE", f"/clients/alice/notifications/{sent[1]}").body == {"purged": 1}
+    assert admin(server, "DELETE", "/clients/alice/notifications").body == {"purged": 2}
+    server.restart()  # durable
+    assert admin(server, "GET", "/clients/alice").body["pending"] == 0
+    async with Client(server, "alice", ack="client") as client:
+        assert await client.next("gap") == {"type": "gap", "reason": "purged", "dropped": 3}
+        assert (await client.welcome)["pending"] == 0
+
+
 async def test_erased_is_gone_and_a_revocation_stays(make_server: Any) -> None:
     server = make_server()
     sent = publish(server, client_id="alice", data="secret", id="one", receipt=True).body

@@ -282,6 +282,25 @@ async def test_every_cause_is_told(server: Server, cause: str) -> None:
         assert told["connected"] == bool(told["connections"])
 
 
+async def test_what_was_dropped_and_why_is_counted(server: Server) -> None:
+    me = "why-dropped"
+    send(server, me, 2, collapse_key="progress")
+    send(server, me, 2)
+    assert request(server, "DELETE", f"/clients/{me}/notifications").body == {"purged": 3}
+    publish(server, client_id=me, data=1, ttl=0)
+    send(server, me, ttl=1)
+    assert why(server, me)["oldest_pending_s"] >= 0
+    await until(server, me, "expired")
+    send(server, me, 6)
+    assert [publish(server, client_id=me, data=1).status for _ in range(2)] == [429, 429]
+    told = why(server, me)
+    dropped = {entry["reason"]: entry["number"] for entry in told["dropped"]}
+    assert dropped == {"collapsed": 1, "purged": 3, "nobody_connected": 1, "expired": 1, "mailbox_full": 2}
+    assert all(told["known_since"] <= entry["last_at"] for entry in told["dropped"])
+    assert (told["pending"], told["untold"]) == (6, {"purged": 3, "expired": 1})
+    assert told["oldest_pending_at"] is not None
+
+
 async def test_what_a_restart_forgets_is_not_guessed(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         async with Client(server, "alice") as client:
