@@ -18,6 +18,7 @@ import pytest_asyncio
 from tests.e2e.proxy import Line
 from tests.e2e.sleeping import bare, listen, sleep_and_wake
 from tests.harness import Client, Server, apublish, arequest
+from tests.transport.eventstream import EventStream
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
@@ -34,6 +35,8 @@ class Servers(NamedTuple):
     """For those that must be let go."""
     patient: Server
     """Whose operator waits for sleeping clients."""
+    streaming: Server
+    """For an event stream that must be let go."""
 
 
 Scenario = Callable[[Servers], Awaitable[None]]
@@ -53,8 +56,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         Server(directory / "hasty", heartbeat_seconds=25 / FASTER, heartbeat_timeout_seconds=20 / FASTER) as hasty,
         Server(directory / "strict") as strict,
         Server(directory / "patient", heartbeat_timeout_seconds=90) as patient,
+        Server(directory / "streaming") as streaming,
     ):
-        yield Servers(default, hasty, strict, patient)
+        yield Servers(default, hasty, strict, patient, streaming)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -321,6 +325,31 @@ async def one_that_never_reads_is_cut_off_after_30_s_and_its_mail_stays(servers:
         assert (await back.welcome)["pending"] > 0
         await take(back, (await back.welcome)["pending"])
         assert came(back) == ids[-len(came(back)) :]
+
+
+@scenario
+async def an_event_stream_that_is_never_read_is_cut_off_after_30_s_and_its_mail_stays(servers: Servers) -> None:
+    server = servers.streaming
+    ids = await queue(server, "deaf", 60, 60_000)
+    with socket.socket() as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        narrow.connect(("127.0.0.1", server.port))
+        narrow.sendall(
+            f"GET /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.token('deaf')}\r\n\r\n".encode()
+        )
+        begun = asyncio.get_running_loop().time()
+        lost = CLOSED + '{code="1006",transport="sse"}'
+        async with asyncio.timeout(60), EventStream(server, "neighbour") as neighbour:
+            await neighbour.next("welcome")
+            while not (await asyncio.to_thread(server.metrics)).get(lost):
+                await apublish(server, client_id="neighbour", data="live", ttl=0)
+                await neighbour.next("notification")
+                await asyncio.sleep(0.5)
+        assert asyncio.get_running_loop().time() - begun > 25
+        assert server.metrics()["notifier_slow_consumers_total"] == 1
+    async with EventStream(server, "deaf") as back:
+        assert (await back.next("welcome")).frame["pending"] == 60
+        assert [event.frame["id"] for event in await back.notifications(60)] == ids
 
 
 def title(play: Scenario) -> str:
