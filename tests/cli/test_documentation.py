@@ -246,10 +246,16 @@ async def test_the_ten_lines_of_the_frontend_page_work_in_a_browser(tmp_path: Pa
 
 
 async def test_the_whole_client_of_the_frontend_page_works_in_a_browser(tmp_path: Path) -> None:
-    client, call = blocks(FRONTEND, "js")[1:]
+    client, call = blocks(FRONTEND, "js")[1:3]
     with Development(tmp_path) as dev:
         here = call.replace("wss://notify.example.com", f"ws://127.0.0.1:{dev.port}")
         await in_a_browser(dev, prepared(client + here, dev), restart=True)
+
+
+async def test_the_event_source_of_the_frontend_page_works_in_a_browser(tmp_path: Path) -> None:
+    (snippet,) = blocks(FRONTEND, "js")[3:]
+    with Development(tmp_path, NOTIFIER_QUERY_TOKEN="true") as dev:
+        await in_a_browser(dev, prepared(snippet.replace("http://127.0.0.1:8000", dev.url), dev), restart=True)
 
 
 async def test_the_lines_that_dev_prints_for_a_browser_work_there(tmp_path: Path) -> None:
