@@ -254,7 +254,7 @@ class HttpProtocol:
             if head.length > head.limit:
                 raise TooLarge(f"The body has {head.length} bytes, {head.limit} are allowed here.")
         except NotifierError as error:
-            request.refusal = error
+            request.refusal = error.with_traceback(None)
         if request.refusal is not None and head.length > DRAIN_BYTES and not head.upgrade:
             raise request.refusal  # more than would be drained: there is nothing to wait for
         if head.header(b"expect") is not None and not head.upgrade:

@@ -92,6 +92,7 @@ class Request:
     def fail(self, error: NotifierError) -> None:
         """Answer with the problem document of an error (RFC 9457)."""
         status, body, headers = problem(error)
+        self.refusal = None  # where it was raised it remembers us, and we would never be freed but by the collector
         self.protocol.respond(self, status, body, headers)
 
 

@@ -192,7 +192,12 @@ class _Wait:
 
     def _finish(self) -> None:
         self._publishing.forget(self)
+        self._forget = _forgotten  # it knows us, as we know it
         self._done(self._reply)
+
+
+def _forgotten() -> None:
+    """Nothing is left to forget."""
 
 
 def refusal(error: NotifierError, id: str | None = None) -> Reply:
