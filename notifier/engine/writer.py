@@ -12,7 +12,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import apsw
 import msgspec
@@ -177,7 +177,7 @@ class Store:
 
     def known(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Known]:
         """(client_id, id) → what is known of it, for those accepted before."""
-        ((text,),) = self._connection.execute(queries.KNOWN, (_encode([(id, c) for c, id in pairs]).decode(),))
+        text = self._value(queries.KNOWN, (_encode([(id, c) for c, id in pairs]).decode(),))
         return {
             (client_id, id): Known(seq, digest, expires, until, state, bool(pending))
             for id, client_id, seq, digest, expires, until, state, pending in _known.decode(text)
@@ -221,7 +221,7 @@ class Store:
         found: dict[int, Notification] = {}
         damaged = []
         try:
-            ((text,),) = self._connection.execute(queries.READ, (_encode(seqs).decode(),))
+            text = self._value(queries.READ, (_encode(seqs).decode(),))
             rows = _rows.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return self._read_one_by_one(seqs)
@@ -247,6 +247,11 @@ class Store:
             damaged += bad
         return found, damaged
 
+    def _value(self, sql: str, bindings: Row) -> str:
+        """The one value of a query that has one row of one column."""
+        value: Any = self._connection.execute(sql, bindings).fetchall()[0][0]
+        return cast(str, value)
+
     def cursor(self, client_id: str) -> int:
         """The highest acknowledged seq that was written down, 0 if none."""
         row = self._connection.execute(queries.CURSOR, (client_id,)).fetchone()
@@ -254,7 +259,7 @@ class Store:
 
     def receipts(self, id: str, client_id: str | None, now_ms: int) -> list[Any]:
         """Raw receipt rows."""
-        ((text,),) = self._connection.execute(queries.RECEIPTS, (id, client_id, now_ms))
+        text = self._value(queries.RECEIPTS, (id, client_id, now_ms))
         rows: list[Any] = _decode(text)
         return rows
 

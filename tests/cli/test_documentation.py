@@ -96,7 +96,7 @@ def test_ci_runs_the_commands_of_the_readme_and_nothing_is_skipped_there() -> No
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
     assert "export CI=true" in script
-    assert re.findall(r"^make (\w+)", script, re.MULTILINE) == ["lint", "test"]
+    assert re.findall(r"^make (\w+)", script, re.MULTILINE) == ["lint", "compiled", "test"]
     for tool in ("chromium", "strace", "nginx", "haproxy", "redis-server", "promtool"):
         assert f"[{tool}]" in script
 
