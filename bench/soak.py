@@ -252,6 +252,9 @@ def main() -> int:
     except NotRunError as error:
         say(f"bench.soak: {error}")
         return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
     if chosen.samples:
         rows = [sampling.HEADER, *(sample.row for sample in report.samples)]
         chosen.samples.write_text("\n".join(rows) + "\n")
