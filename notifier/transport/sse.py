@@ -86,8 +86,9 @@ class EventStream(SessionCarrier):
         self._heard = 0
         self._full_at = 0.0
         # A peer that has vanished acknowledges no heartbeat to the kernel, and there is nothing else to notice it by.
+        # One that only does not read is cut off before that, and counted.
         with contextlib.suppress(OSError, AttributeError):
-            seconds = max(STALL_S, door.limits.heartbeat_timeout_s)
+            seconds = max(2 * STALL_S, door.limits.heartbeat_timeout_s)
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000)
             )
