@@ -186,6 +186,8 @@ class MailboxEngine(Ledger):
 
         def done(result: Any) -> None:
             self._observer.engine_operation("commit", self._clock.monotonic() - started)
+            if isinstance(result, NotifierError):
+                batch.error = batch.read_error = result  # it did not even run
             self._finish(batch)
 
         self._writer.submit(lambda: batch.run(self._store, now_ms, translate), done)
