@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -68,7 +67,7 @@ class Administration:
         for at in range(0, len(client_ids), SLICE):
             below = best[-1] if len(best) > limit else None
             more = [c for c in client_ids[at : at + SLICE] if c > after and (below is None or c < below)]
-            best = heapq.nsmallest(limit + 1, best + more)
+            best = sorted(best + more)[: limit + 1]
             await asyncio.sleep(0)
         page = best[:limit]
         rows = [Connections(client_id, len(self._node.hub.of(client_id))) for client_id in page]
