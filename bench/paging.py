@@ -1,7 +1,7 @@
 """What operators who look on cost those who are served: `python -m bench.paging`.
 
-15,000 connections and 500 notifications a second whatever happens (open loop), in pairs of phases: without and with an
-operator who asks for one page of `GET /clients` after the other, and now and then for a page of 1,000 or one client.
+15,000 connections; 500 notifications a second, whatever happens (open loop), for 1,000 of them, in pairs of phases: alone
+and beside an operator who asks for one page of `GET /clients` after the other, and now and then for 1,000 or for one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import statistics
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import jwt
+
 from bench import load as loading
-from bench import machine
-from bench.peers import API_KEY, Notifier, Running, running
+from bench import machine, toolchain
+from bench.peers import API_KEY, DATA, JWT_SECRET, Notifier, Running, running
 from bench.scenarios.base import open_files_needed, outcome
 
-PUBLISHERS, SETTLE, WARMUP = 25, 2.0, 2.0
+LIVE, PUBLISHERS, WARMUP = 1_000, 25, 1.0
 PAGE, LONG_PAGE, ONE = "page of 100", "page of 1,000", "one client"
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 NEXT = re.compile(rb'"next":"([^"]*)"')
@@ -91,41 +94,56 @@ class Operator(threading.Thread):
         return answer
 
 
+@contextmanager
+def onlookers(run: Running, connections: int) -> Iterator[None]:
+    """Connections that only stay, in a load generator of their own."""
+    line = loading.command(run, connections=connections, per_address=5_000, hold=86_400)
+    player = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    try:
+        while run.metric("notifier_connections") < connections:
+            if player.poll() is not None:
+                raise RuntimeError(f"the load generator ended with {player.returncode}")
+            time.sleep(0.5)
+        yield
+    finally:
+        player.kill()
+        player.wait()
+
+
+def tokens() -> Path:
+    """Of clients that are none of the onlookers."""
+    path = toolchain.BUILD / "tokens-paging"
+    claims = ({"sub": f"live{number}", "exp": int(time.time()) + 86_400} for number in range(LIVE))
+    path.touch(mode=0o600)
+    path.write_text("".join(jwt.encode(claim, JWT_SECRET, algorithm="HS256") + "\n" for claim in claims))
+    return path
+
+
 def phase(run: Running, connections: int, rate: float, seconds: float, asks: float) -> tuple[loading.Report, Operator]:
     """One phase; `asks` a second by the operator, 0 for none."""
     line = loading.command(
         run,
-        connections=connections,
-        per_address=5_000,  # the sockets of the phase before still hold their ports
-        settle=SETTLE,
+        connections=LIVE,
+        settle=0.5,
         publishers=PUBLISHERS,
         rate=rate,
         warmup=WARMUP,
         seconds=seconds,
+        publish_body=f'{{"client_id":"live@C","data":{DATA}}}',
+        tokens=str(toolchain.BUILD / "tokens-paging"),
     )
     operator = Operator(run, connections, asks or 1)
-    player = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if asks:
+        operator.start()
     try:
-        while player.poll() is None and run.metric("notifier_connections") < connections:
-            time.sleep(0.5)
-        if asks:
-            with suppress(subprocess.TimeoutExpired):
-                player.wait(SETTLE)  # no page counts while nothing is published
-            operator.start()
-        with suppress(subprocess.TimeoutExpired):
-            player.wait(WARMUP + seconds)
-        operator.ended.set()
-        output, errors = player.communicate()
+        done = subprocess.run(line, capture_output=True, text=True)
     finally:
         operator.ended.set()
-        player.kill()
-    while run.metric("notifier_connections"):
-        time.sleep(0.5)
     if asks:
         operator.join()
         if operator.failure is not None:
             raise operator.failure
-    return loading.parse(output, errors, player.returncode), operator
+    return loading.parse(done.stdout, done.stderr, done.returncode), operator
 
 
 def spread(times: list[float]) -> dict[str, float]:
@@ -140,8 +158,8 @@ def main() -> None:
     add("--connections", type=int, default=15_000)
     add("--rate", type=float, default=500, help="notifications per second (default 500)")
     add("--asks", type=float, default=20, help="requests of the operator per second (default 20)")
-    add("--pairs", type=int, default=6, help="pairs of phases (default 6)")
-    add("--seconds", type=float, default=20, help="of each phase (default 20)")
+    add("--pairs", type=int, default=20, help="pairs of phases (default 20)")
+    add("--seconds", type=float, default=6, help="of each phase (default 6)")
     add("--json", action="store_true")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops like Ctrl-C: no server is left behind
@@ -152,11 +170,13 @@ def main() -> None:
     p99s: dict[bool, list[float]] = {False: [], True: []}
     problems: list[str] = []
     rounds = 0
-    with running(Operated()) as run:
+    tokens()
+    onlooking = chosen.connections - LIVE
+    with running(Operated()) as run, onlookers(run, onlooking):
         for number in range(chosen.pairs):
             for looking in (False, True) if number % 2 == 0 else (True, False):
                 asks = chosen.asks if looking else 0
-                report, operator = phase(run, chosen.connections, chosen.rate, chosen.seconds, asks)
+                report, operator = phase(run, onlooking, chosen.rate, chosen.seconds, asks)
                 problems += outcome(report, {}).problems
                 p99s[looking].append(report["delivery_ms"]["p99"])
                 rounds += operator.rounds
