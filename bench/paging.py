@@ -1,7 +1,7 @@
 """What operators who look on cost those who are served: `python -m bench.paging`.
 
-15,000 connections; 500 notifications a second, whatever happens (open loop), for 1,000 of them, in pairs of phases: alone
-and beside an operator who asks for one page of `GET /clients` after the other, and now and then for 1,000 or for one.
+15,000 connections; 500 notifications a second, whatever happens (open loop), for 1,000 of them, in pairs of phases:
+alone, and beside an operator who asks for one page of `GET /clients` after the other, now and then for 1,000 or one.
 """
 
 from __future__ import annotations
