@@ -1,9 +1,9 @@
 """What clients that never read cost those that do: `python -m bench.bystanders`.
 
-1,000 healthy connections are sent 300 notifications a second whatever happens (open loop), in rounds of three phases:
-alone; beside 1,000 connections that take no byte, each with so much mail that every buffer on the way is full; and
-across the moment when these are cut off, 30 s after their last byte. The mail of those that never read lies in their
-mailboxes in all phases, so that nothing else differs.
+1,000 healthy connections are sent 300 notifications a second whatever happens (open loop), in rounds of two phases:
+alone, and beside 1,000 connections that take no byte, each with so much mail that every buffer on the way is full.
+--cut-off adds a third phase, across the moment when these are cut off, 30 s after their last byte. The mail of those
+that never read lies in their mailboxes in all phases, so that nothing else differs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ LONG = 50_000
 DEEP = 14
 """Of them each has so many: beyond what kernel and server take."""
 ALONE, BESIDE, ACROSS = "alone", "beside", "while they are cut off"
-PHASES = (ALONE, BESIDE, ACROSS)
+FULL = 200_000
+"""Bytes that wait in the server for a connection whose buffers are full: from 256 KiB on no mail is taken."""
 
 
 class Visited(Notifier):
@@ -80,10 +81,11 @@ def never_reading(run: Running, count: int) -> Iterator[float]:
                 f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
                 f"Authorization: Bearer {token}\r\n\r\n".encode()
             )
-        while unsent(run, count) < LONG:  # somebody's buffers are not full yet
+        while unsent(run, count) < FULL:
             if time.monotonic() - began > 20:
                 raise RuntimeError("the connections that never read did not fill up")
             time.sleep(0.2)
+        time.sleep(1)
         yield began
     finally:
         for client in crowd:
@@ -142,7 +144,9 @@ def arguments() -> argparse.Namespace:
     add("--connections", type=int, default=1_000, help="healthy ones (default 1,000)")
     add("--never", type=int, default=1_000, help="those that never read (default 1,000)")
     add("--rate", type=float, default=300, help="notifications per second (default 300)")
-    add("--rounds", type=int, default=5, help="rounds of three phases (default 5, about 8 minutes)")
+    add("--rounds", type=int, default=8, help="rounds of two phases (default 8, about 6 minutes)")
+    add("--cut-off", action="store_true", help="a third phase in each round")
+    add("--durability", default="fsync", help="page_cache leaves out what the disk does to the figures (default fsync)")
     add("--seconds", type=float, default=12, help="of each phase, at most 15 (default 12)")
     add("--json", action="store_true")
     chosen = parser.parse_args()
@@ -157,13 +161,14 @@ def main() -> int:
     machine.raise_file_limit()
     open_files_needed(chosen.connections + chosen.never)
     load_before, steal = os.getloadavg()[0], machine.Steal()
-    p99s: dict[str, list[float]] = {kind: [] for kind in PHASES}
+    phases = (ALONE, BESIDE, ACROSS) if chosen.cut_off else (ALONE, BESIDE)
+    p99s: dict[str, list[float]] = {kind: [] for kind in phases}
     problems: list[str] = []
     try:
-        with running(Visited()) as run:
+        with running(Visited(), NOTIFIER_DURABILITY=chosen.durability) as run:
             fill(run, chosen.never)
             for number in range(chosen.rounds):
-                for kind in PHASES if number % 2 == 0 else reversed(PHASES):
+                for kind in phases if number % 2 == 0 else reversed(phases):
                     report, wrong = phase(run, kind, chosen)
                     problems += wrong
                     delivery = report["delivery_ms"]
@@ -180,7 +185,7 @@ def main() -> int:
         return 1
     medians = {kind: statistics.median(found) for kind, found in p99s.items()}
     ratios = {
-        kind: [there / alone for alone, there in zip(p99s[ALONE], p99s[kind], strict=True)] for kind in PHASES[1:]
+        kind: [there / alone for alone, there in zip(p99s[ALONE], p99s[kind], strict=True)] for kind in phases[1:]
     }
     if chosen.json:
         result = {"delivery_p99_ms": p99s, "ratios": ratios, "problems": problems}
