@@ -55,7 +55,7 @@ def main() -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "node_modules"))
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "node_modules"))
         data = tomllib.loads(Path(__file__).with_name("mutations.toml").read_text())
         for mutation in (Mutation(**fields) for fields in data["mutation"]):
             if wanted not in f"{mutation.file} {mutation.name}":
