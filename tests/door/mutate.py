@@ -55,7 +55,8 @@ def main() -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "node_modules"))
+        unused = shutil.ignore_patterns(".git", ".venv", "build", "__pycache__", "node_modules")
+        shutil.copytree(ROOT, copy, ignore=unused)
         data = tomllib.loads(Path(__file__).with_name("mutations.toml").read_text())
         for mutation in (Mutation(**fields) for fields in data["mutation"]):
             if wanted not in f"{mutation.file} {mutation.name}":
