@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -113,16 +114,15 @@ class Node:
         self.waiting += 1
         key = (client_id, seq)
         self._waiters.setdefault(key, []).append(waiter)
+        return partial(self._forget, key, waiter)
 
-        def forget() -> None:
-            waiters = self._waiters.get(key)
-            if waiters and waiter in waiters:
-                waiters.remove(waiter)
-                self.waiting -= 1
-                if not waiters:
-                    del self._waiters[key]
-
-        return forget
+    def _forget(self, key: tuple[str, int], waiter: Waiter) -> None:
+        waiters = self._waiters.get(key)
+        if waiters and waiter in waiters:
+            waiters.remove(waiter)
+            self.waiting -= 1
+            if not waiters:
+                del self._waiters[key]
 
     def _resolve(self, client_id: str, seqs: Sequence[int], state: State, acked_by: AckedBy | None) -> None:
         if not self._waiters:
@@ -232,15 +232,17 @@ class Node:
 
     def admit(self, identity: Identity, done: Callable[[MailboxState | NotifierError], None]) -> None:
         """Look at the mailbox of a verified client; a token that an operator has revoked is refused."""
+        self.engine.open(identity.client_id, partial(self._opened, identity, done))
 
-        def opened(state: MailboxState | NotifierError) -> None:
-            if not isinstance(state, NotifierError) and state.revoked_s is not None:
-                issued = identity.issued_at
-                if issued is None or issued <= state.revoked_s:
-                    return done(Revoked("Tokens issued to this client_id until now were revoked. Get a new one."))
-            return done(state)
-
-        self.engine.open(identity.client_id, opened)
+    @staticmethod
+    def _opened(
+        identity: Identity, done: Callable[[MailboxState | NotifierError], None], state: MailboxState | NotifierError
+    ) -> None:
+        if not isinstance(state, NotifierError) and state.revoked_s is not None:
+            issued = identity.issued_at
+            if issued is None or issued <= state.revoked_s:
+                return done(Revoked("Tokens issued to this client_id until now were revoked. Get a new one."))
+        return done(state)
 
     def register(self, carrier: Carrier) -> None:
         """A session has begun. Over MAX_CONNECTIONS_PER_CLIENT the oldest goes."""
@@ -273,35 +275,35 @@ class Node:
         session = carrier.session
         count = session.wants
         session.reading = True
+        self.engine.read(session.client_id, session.seen, count, PAGE_BYTES, partial(self._page_read, carrier))
 
-        def done(page: Page | NotifierError) -> None:
-            if isinstance(page, NotifierError):
-                session.reading = False
-                session.close(Close.TRY_LATER, "engine_unavailable")
-            else:
-                session.mail(page)
-                now_ms = self.clock.now_ms()
-                for notification in page.notifications:
-                    if self.engine.written(notification):
-                        self.metrics.first_written(max(0, now_ms - notification.accepted_ms) / 1000)
-                    else:
-                        self.metrics.notification_resent()
-            self.touch(carrier)
-
-        self.engine.read(session.client_id, session.seen, count, PAGE_BYTES, done)
+    def _page_read(self, carrier: Carrier, page: Page | NotifierError) -> None:
+        session = carrier.session
+        if isinstance(page, NotifierError):
+            session.reading = False
+            session.close(Close.TRY_LATER, "engine_unavailable")
+        else:
+            session.mail(page)
+            now_ms = self.clock.now_ms()
+            for notification in page.notifications:
+                if self.engine.written(notification):
+                    self.metrics.first_written(max(0, now_ms - notification.accepted_ms) / 1000)
+                else:
+                    self.metrics.notification_resent()
+        self.touch(carrier)
 
     def acknowledge(self, carrier: Carrier, ack: Acknowledgement) -> None:
         """A session's client has acknowledged."""
         if not ack.confirm:
             self.engine.acknowledge(carrier.session.client_id, ack.seq, ack.acked_by, ack.told)
             return
-
-        def done(error: NotifierError | None) -> None:
-            if error is None:
-                carrier.session.confirm(ack.seq)
-                self.touch(carrier)
-
+        done = partial(self._confirm, carrier, ack.seq)
         self.engine.acknowledge(carrier.session.client_id, ack.seq, ack.acked_by, ack.told, done)
+
+    def _confirm(self, carrier: Carrier, seq: int, error: NotifierError | None) -> None:
+        if error is None:
+            carrier.session.confirm(seq)
+            self.touch(carrier)
 
     # -- all the time -------------------------------------------------------------------------------------------------
 

@@ -73,12 +73,7 @@ def check_keys(text: bytes, keys: Any) -> None:
                 break
         else:
             return
-    top: list[tuple[str, Any]] = []
-
-    def remember(pairs: list[tuple[str, Any]]) -> None:
-        top[:] = pairs  # objects end inside out, so the last to be told is the outermost
-
-    json.loads(text, object_pairs_hook=remember, parse_int=float)
+    top: list[tuple[str, Any]] = json.loads(text, object_pairs_hook=list, parse_int=float)
     names = [name for name, _ in top]
     if len(names) != len(set(names)):
         double = next(name for name in names if names.count(name) > 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from notifier.clock import Clock
@@ -183,14 +184,14 @@ class MailboxEngine(Ledger):
         if batch.appends:
             self._appends_since_sweep += len(batch.appends)
             self._observer.engine_batch(len(batch.appends))
+        job = partial(batch.run, self._store, now_ms, translate)
+        self._writer.submit(job, partial(self._turned, batch, started))
 
-        def done(result: Any) -> None:
-            self._observer.engine_operation("commit", self._clock.monotonic() - started)
-            if isinstance(result, NotifierError):
-                batch.error = batch.read_error = result  # it did not even run
-            self._finish(batch)
-
-        self._writer.submit(lambda: batch.run(self._store, now_ms, translate), done)
+    def _turned(self, batch: Batch, started: float, result: Any) -> None:
+        self._observer.engine_operation("commit", self._clock.monotonic() - started)
+        if isinstance(result, NotifierError):
+            batch.error = batch.read_error = result  # it did not even run
+        self._finish(batch)
 
     def _take_reads(self, batch: Batch) -> None:
         size = READ_BYTES

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -199,13 +200,12 @@ class SQLiteEngine(MailboxEngine):
         """See Engine.receipts."""
         if self._error is not None:
             return done(self._error)
-        now_ms = self._clock.now_ms()
-
-        def found(rows: Any) -> None:
-            tell(done, rows if isinstance(rows, NotifierError) else [self._with_sent(Receipt(*row)) for row in rows])
-
-        self._writer.submit(lambda: self._store.receipts(id, client_id, now_ms), found)
+        job = partial(self._store.receipts, id, client_id, self._clock.now_ms())
+        self._writer.submit(job, partial(self._tell_receipts, done))
         return None
+
+    def _tell_receipts(self, done: Callable[[list[Receipt] | NotifierError], None], rows: Any) -> None:
+        tell(done, rows if isinstance(rows, NotifierError) else [self._with_sent(Receipt(*row)) for row in rows])
 
     def _with_sent(self, receipt: Receipt) -> Receipt:
         """Add what was written since the last commit."""
@@ -218,21 +218,20 @@ class SQLiteEngine(MailboxEngine):
         """See Engine.overview."""
         if self._error is not None:
             return done(self._error)
-
-        def found(cursor: Any) -> None:
-            if isinstance(cursor, NotifierError):
-                return tell(done, cursor)
-            box = self._boxes.get(client_id)
-            losses = self._losses.get(client_id)
-            oldest = box.first // 1000 if box is not None and len(box) else None
-            return tell(done, Overview(
-                len(box) if box else 0, box.size if box else 0, oldest,
-                max(cursor, self._cursors.get(client_id, 0)),
-                losses.untold() if losses else {}, self._revoked.get(client_id),
-            ))  # fmt: skip
-
-        self._writer.submit(lambda: self._store.cursor(client_id), found)
+        self._writer.submit(partial(self._store.cursor, client_id), partial(self._tell_overview, client_id, done))
         return None
+
+    def _tell_overview(self, client_id: str, done: Callable[[Overview | NotifierError], None], cursor: Any) -> None:
+        if isinstance(cursor, NotifierError):
+            return tell(done, cursor)
+        box = self._boxes.get(client_id)
+        losses = self._losses.get(client_id)
+        oldest = box.first // 1000 if box is not None and len(box) else None
+        return tell(done, Overview(
+            len(box) if box else 0, box.size if box else 0, oldest,
+            max(cursor, self._cursors.get(client_id, 0)),
+            losses.untold() if losses else {}, self._revoked.get(client_id),
+        ))  # fmt: skip
 
     def purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
         """See Engine.purge."""
@@ -257,35 +256,39 @@ class SQLiteEngine(MailboxEngine):
 
     def erase(self, client_id: str, done: Callable[[NotifierError | None], None]) -> None:
         """See Engine.erase."""
+        self.purge(client_id, None, partial(self._erase, client_id, done))
 
-        def purged(result: int | NotifierError) -> None:
-            if isinstance(result, NotifierError):
-                return tell(done, result)
-            self._losses.pop(client_id, None)
-            self._cursors.pop(client_id, None)
-            self._next.steps += [(sql, (client_id,)) for sql in queries.ERASE]
-            self._next.dones.append(done)
-            return self._kick()
-
-        self.purge(client_id, None, purged)
+    def _erase(self, client_id: str, done: Callable[[NotifierError | None], None], purged: int | NotifierError) -> None:
+        if isinstance(purged, NotifierError):
+            return tell(done, purged)
+        self._losses.pop(client_id, None)
+        self._cursors.pop(client_id, None)
+        self._next.steps += [(sql, (client_id,)) for sql in queries.ERASE]
+        self._next.dones.append(done)
+        return self._kick()
 
     def revoke(self, client_id: str, at_s: float | None, done: Callable[[NotifierError | None], None]) -> None:
         """See Engine.revoke."""
         if self._error is not None:
             return done(self._error)
-
-        def durable(error: NotifierError | None) -> None:
-            if error is None and at_s is None:
-                self._revoked.pop(client_id, None)
-            elif error is None and at_s is not None:
-                self._revoked[client_id] = at_s
-            tell(done, error)
-
         step = (queries.LIFT, (client_id,)) if at_s is None else (queries.REVOKE, (client_id, at_s))
         self._next.steps.append(step)
-        self._next.dones.append(durable)
+        self._next.dones.append(partial(self._tell_revoked, client_id, at_s, done))
         self._kick()
         return None
+
+    def _tell_revoked(
+        self,
+        client_id: str,
+        at_s: float | None,
+        done: Callable[[NotifierError | None], None],
+        error: NotifierError | None,
+    ) -> None:
+        if error is None and at_s is None:
+            self._revoked.pop(client_id, None)
+        elif error is None and at_s is not None:
+            self._revoked[client_id] = at_s
+        tell(done, error)
 
     def backup(self, path: str, done: Callable[[Any], None]) -> None:
         """See Engine.backup."""

@@ -58,21 +58,13 @@ class Writer:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
         self._worker.start()
 
     def submit(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
         """Run `job` on the thread, then `done(result)` on the loop; an exception of the job is its result."""
-
-        def run() -> None:
-            try:
-                result: Any = job()
-            except Exception as error:
-                result = translate(error)
-            self._loop.call_soon_threadsafe(done, result)
-
-        self._jobs.put(run)
+        self._jobs.put((job, done))
 
     def stop(self) -> None:
         """End the thread when all that was submitted has run."""
@@ -80,8 +72,14 @@ class Writer:
         self._worker.join()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        while (next_job := self._jobs.get()) is not None:
+            job, done = next_job
+            try:
+                result: Any = job()
+            except Exception as error:
+                result = translate(error)
+            self._loop.call_soon_threadsafe(done, result)
+            del next_job, job, done, result  # while it waits it must not keep the last batch alive
 
 
 class FatalEngineError(EngineUnavailable):

@@ -29,7 +29,7 @@ from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
 from notifier.web.bodies import Answers, NotifyBody, Publication
 from notifier.web.publication import TtlLimits, check, decode_broadcast, decode_notify, new_id
-from notifier.web.publishing import Publishing, Reply, encode, refusal
+from notifier.web.publishing import Gathering, Publishing, Reply, encode, refusal
 
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_BATCH_ITEMS = 1_000
@@ -152,38 +152,29 @@ class Batch(PublishRoute):
         self._run(request, publications, array)
 
     def _run(self, request: Request, publications: list[Publication | NotifierError], array: bool) -> None:
-        replies: list[Reply | None] = [None] * len(publications)
-        left = len(replies)
-
-        def finish() -> None:
-            rejected = 0
-            parts = []
-            for reply in replies:
-                assert reply is not None
-                if isinstance(reply.body, Answers):
-                    rejected += reply.body.rejected
-                elif reply.error is not None:
-                    rejected += 1
-                parts.append(encode({"error": reply.body} if reply.error is not None else reply.body))
-            kind = b"application/json" if array else b"application/x-ndjson"
-            answer = b"[%b]" % b",".join(parts) if array else b"".join(part + b"\n" for part in parts)
-            request.respond(200, answer, b"content-type: %b\r\nnotifier-rejected: %d\r\n" % (kind, rejected))
-
-        def collect(at: int, reply: Reply) -> None:
-            nonlocal left
-            replies[at] = reply
-            left -= 1
-            if not left:
-                finish()
-
         if not publications:
-            return finish()
+            return self._tell(request, array, [])
+        gathering = Gathering(len(publications), partial(self._tell, request, array))
         for at, publication in enumerate(publications):
             if isinstance(publication, NotifierError):
-                collect(at, refusal(publication))
+                gathering.add(at, refusal(publication))
             else:
-                self._publishing.run(publication, request.started, 0, partial(collect, at))
+                self._publishing.run(publication, request.started, 0, partial(gathering.add, at))
         return None
+
+    @staticmethod
+    def _tell(request: Request, array: bool, replies: list[Reply]) -> None:
+        rejected = 0
+        parts = []
+        for reply in replies:
+            if isinstance(reply.body, Answers):
+                rejected += reply.body.rejected
+            elif reply.error is not None:
+                rejected += 1
+            parts.append(encode({"error": reply.body} if reply.error is not None else reply.body))
+        kind = b"application/json" if array else b"application/x-ndjson"
+        answer = b"[%b]" % b",".join(parts) if array else b"".join([part + b"\n" for part in parts])
+        request.respond(200, answer, b"content-type: %b\r\nnotifier-rejected: %d\r\n" % (kind, rejected))
 
 
 class Broadcast(PublishRoute):

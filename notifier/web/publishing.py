@@ -31,6 +31,24 @@ class Reply:
         self.error = error
 
 
+class Gathering:
+    """Replies that come one by one, in any order. `done` gets all of them, in theirs."""
+
+    __slots__ = ("_done", "_left", "_replies")
+
+    def __init__(self, count: int, done: Callable[[list[Reply]], None]) -> None:
+        self._replies: list[Reply | None] = [None] * count
+        self._left = count
+        self._done = done
+
+    def add(self, at: int, reply: Reply) -> None:
+        """The reply of place `at`."""
+        self._replies[at] = reply
+        self._left -= 1
+        if not self._left:
+            self._done([reply for reply in self._replies if reply is not None])
+
+
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
@@ -48,18 +66,9 @@ class Publishing:
         if not publication.many:
             client_id = publication.client_ids[0] if publication.client_ids else None
             return self._one(publication, client_id, started, wait_s, done)
-        replies: list[Reply | None] = [None] * len(publication.client_ids)
-        left = len(replies)
-
-        def collect(at: int, reply: Reply) -> None:
-            nonlocal left
-            replies[at] = reply
-            left -= 1
-            if not left:
-                done(_together(publication, [reply for reply in replies if reply is not None]))
-
+        gathering = Gathering(len(publication.client_ids), partial(_tell_together, publication, done))
         for at, client_id in enumerate(publication.client_ids):
-            self._one(publication, client_id, started, 0, partial(collect, at))
+            self._one(publication, client_id, started, 0, partial(gathering.add, at))
         return None
 
     def _one(
@@ -208,7 +217,7 @@ def refusal(error: NotifierError, id: str | None = None) -> Reply:
     return Reply(error.status, body, error=error)
 
 
-def _together(publication: Publication, replies: list[Reply]) -> Reply:
+def _tell_together(publication: Publication, done: Callable[[Reply], None], replies: list[Reply]) -> None:
     results = []
     first_error = None
     for client_id, reply in zip(publication.client_ids, replies, strict=True):
@@ -220,4 +229,4 @@ def _together(publication: Publication, replies: list[Reply]) -> Reply:
     rejected = sum(reply.error is not None for reply in replies)
     accepted = len(replies) - rejected
     status = first_error.status if first_error is not None and not accepted else 202
-    return Reply(status, Answers(accepted, rejected, results))
+    done(Reply(status, Answers(accepted, rejected, results)))
