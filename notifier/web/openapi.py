@@ -175,7 +175,8 @@ OPERATIONS = (
     ),
     Operation(
         "get", "/ws/notifications/{client_id}", "connect", "The same; refused where the token is another client's",
-        {101: (None, "Switching protocols.")}, (*CLIENT, e.UpgradeRequired, e.ClientIdMismatch), None, ("ack",), _TOKEN,
+        {101: (None, "Switching protocols.")},
+        (*CLIENT, e.UpgradeRequired, e.ClientIdMismatch, e.Overloaded, e.NoKeys, e.Draining), None, ("ack",), _TOKEN,
     ),
     Operation(
         "get", "/events", "connect", "The same session as server-sent events",
@@ -186,7 +187,10 @@ OPERATIONS = (
         {200: (Acknowledged, "Settled, durably; or ignored.")},
         (*CLIENT, e.TooLarge, e.BadJson, e.Invalid, e.EngineUnavailable), AckRequest, (), _TOKEN,
     ),
-    Operation("get", "/metrics", "operate", "Prometheus text", {200: (TEXT, "Metrics.")}, (), None, (), ("", *_KEY)),
+    Operation(
+        "get", "/metrics", "operate", "Prometheus text",
+        {200: (TEXT, "Metrics.")}, (e.Unauthorized, e.Forbidden), None, (), ("", *_KEY),
+    ),
     Operation("get", "/livez", "operate", "Is the event loop alive?", {200: (Health, "It is.")}),
     Operation("get", "/healthz", "operate", "The same as /livez", {200: (Health, "It is.")}),
     Operation(

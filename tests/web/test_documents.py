@@ -115,6 +115,23 @@ def test_publishing_needs_a_key_and_connecting_a_token(spec: dict[str, Any]) -> 
             assert wanted is None or wanted in named
 
 
+def test_every_door_says_how_it_refuses(spec: dict[str, Any]) -> None:
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path, methods in spec["paths"].items():
+        for operation in methods.values():
+            answers = operation["responses"]
+            named = {scheme for entry in operation["security"] for scheme in entry}
+            refusals = {"401", "403"} if named else set()
+            if path not in ("/events", "/metrics") and named:  # the one says what a retry may mend within its 200
+                refusals.add("503")
+            assert refusals <= set(answers), path
+            for status, answer in answers.items():
+                if status >= "400" and path != "/readyz":
+                    assert answer["content"] == problem, (path, status)
+                    assert re.fullmatch(r"`\w+`(; `\w+`)*", answer["description"])
+    assert spec["components"]["schemas"]["Problem"]["examples"]
+
+
 # -- true to the types -------------------------------------------------------------------------------------------------
 
 
