@@ -30,11 +30,13 @@ def address_of(door: Door, request: Request) -> str:
 
 
 def tokens_of(request: Request, query_token: bool) -> set[str]:
-    """The different tokens in `Authorization` and, where that is allowed, in the query."""
+    """The different tokens in `Authorization`, which may stand there twice, and where that is allowed in the query."""
     tokens = set()
-    scheme, _, value = (request.header(b"authorization") or b"").decode("latin-1").partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        tokens.add(value.strip())
+    for name, header in request.head.headers:
+        if name == b"authorization":
+            scheme, _, value = header.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer" and value.strip():
+                tokens.add(value.strip())
     if query_token:
         query = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)
         tokens |= {value for name, value in query if name == "access_token" and value}

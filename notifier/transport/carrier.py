@@ -76,9 +76,6 @@ class SessionCarrier(Carrier):
         code = self._closed_code or 1006
         self._closed_code = code
         self._stall = _GONE
-        session = self.session
-        if session.ignored_acks:
-            self._door.node.metrics.acks_were_ignored(session.ignored_acks)
         self._door.closed(self, code, self._door.loop.time() - self.opened_at)
 
     def pause_writing(self) -> None:
@@ -104,6 +101,9 @@ class SessionCarrier(Carrier):
             if session.ack is not None:
                 ack, session.ack = session.ack, None
                 node.acknowledge(self, ack)
+            if session.ignored_acks:
+                node.metrics.acks_were_ignored(session.ignored_acks)
+                session.ignored_acks = 0
             if session.verify is not None:
                 token, session.verify = session.verify, None
                 self._door.verify(token, self._verified)

@@ -20,6 +20,7 @@ from notifier.engine.base import MailboxState
 from notifier.errors import (
     BadHandshake,
     ClientIdMismatch,
+    MethodNotAllowed,
     NotifierError,
     UpgradeRequired,
 )
@@ -56,6 +57,12 @@ class Hello(NamedTuple):
     """Well-formed, but refused already: two tokens, or an `ack` that does not exist."""
 
 
+class GetOnly(MethodNotAllowed):
+    """`/ws` asked for with another method, and no upgrade."""
+
+    headers = (("Allow", "GET"),)
+
+
 class PlainWebSocketRoute:
     """`/ws` asked for without an upgrade: tell what it is (RFC 9110 §15.5.22)."""
 
@@ -64,6 +71,8 @@ class PlainWebSocketRoute:
 
     def admit(self, head: Head) -> int:
         """See Route."""
+        if not head.upgrade and head.method not in ("GET", "HEAD"):
+            raise GetOnly("A WebSocket handshake is a GET.")
         if not head.upgrade:
             raise UpgradeRequired("Connect with a WebSocket client, version 13.")
         return 0

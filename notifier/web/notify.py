@@ -61,7 +61,7 @@ class PublishRoute:
 
     def handle(self, request: Request) -> None:
         """See Route."""
-        if not request.head.known and (request.header(b"content-encoding") or b"identity").lower() != b"identity":
+        if not request.head.known and request.header(b"content-encoding") is not None:
             raise UnsupportedEncoding("Send the body as it is, without Content-Encoding.")
         self._publish(request)
 
@@ -220,7 +220,9 @@ def _only_wait(request: Request) -> int:
     errors: list[FieldError] = []
     wait_s = 0
     for name, value in _query(request):
-        if name == "wait":
+        if name == "wait" and wait_s:
+            errors.append(FieldError(name, "Given twice."))
+        elif name == "wait":
             wait_s = _wait(value, errors)
         else:
             errors.append(FieldError(name, "There is no such parameter. There is: wait."))
@@ -240,7 +242,7 @@ def _options(request: Request, errors: list[FieldError]) -> tuple[dict[str, obje
     options: dict[str, object] = {}
     wait_s = 0
     for name, value in _query(request):
-        if name in options:
+        if name in options or (name == "wait" and wait_s):
             errors.append(FieldError(name, "Given twice."))
         elif name == "wait":
             wait_s = _wait(value, errors)

@@ -135,6 +135,7 @@ async def connections(server: Server) -> None:
         await client.ack(10**15)
         await client.ack(10**15)
         await client.ping()
+        assert server.metrics()["notifier_acks_ignored_total"] == 2  # at once, not when the connection ends
 
 
 async def deliveries(server: Server) -> None:

@@ -152,7 +152,8 @@ def test_head_works_wherever_get_does(door: Publisher) -> None:
 def test_unknown_parameters_are_named(door: Publisher) -> None:
     body = {"client_id": name(), "data": 1}
     for query, fields in (("x=1", ["x"]), ("wait=0", ["wait"]), ("wait=31", ["wait"]), ("wait=1.5", ["wait"]),
-                          ("wait=", ["wait"]), ("x&y=", ["x", "y"]), ("wait=abc&z=1", ["wait", "z"])):  # fmt: skip
+                          ("wait=", ["wait"]), ("wait=1&wait=2", ["wait"]), ("x&y=", ["x", "y"]),
+                          ("wait=abc&z=1", ["wait", "z"])):  # fmt: skip
         answer = door.post(f"/notify?{query}", body)
         assert problem(answer, 422, "invalid") == fields
 
