@@ -41,7 +41,7 @@ PAGE_BYTES = 128 * 1024
 """What a session reads at once: with 256 KiB unsent before it, still far from the 1 MiB that ends a connection."""
 RECONCILE_S = 10.0
 """How often a node looks for wakes that were lost."""
-SLICE = 500
+SLICE = 200
 """Connections that a loop over many handles before it lets others go on."""
 MAX_WAITING = 1_000
 

@@ -131,8 +131,7 @@ SWEEP = """
 DELETE FROM dedup WHERE (id, client_id) > (?1, ?2) AND (id, client_id) <= (?3, ?4) AND until_ms <= ?5
 AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.seq = dedup.seq)
 """
-SWEEP_RECEIPTS = """
-DELETE FROM receipt WHERE seq IN (SELECT seq FROM receipt WHERE seq < ?1 ORDER BY seq LIMIT 1000)
-AND until_ms <= ?2 AND state <> 'pending'
-"""
+# The same for receipts: ?2 rows from the seq ?1 on.
+SWEEP_RECEIPTS_SPAN = "SELECT max(seq) FROM (SELECT seq FROM receipt WHERE seq > ?1 ORDER BY seq LIMIT ?2)"
+SWEEP_RECEIPTS = "DELETE FROM receipt WHERE seq > ?1 AND seq <= ?2 AND until_ms <= ?3 AND state <> 'pending'"
 SWEEP_LOSSES = "DELETE FROM loss WHERE at_ms <= ?"

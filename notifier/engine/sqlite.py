@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -19,14 +20,18 @@ from notifier.engine import database, queries
 from notifier.engine.base import EngineOptions, Handed, Listener, Losses, Overview, Receipt, Stats, Target
 from notifier.engine.mail import MailboxEngine
 from notifier.engine.observer import Observer, tell
-from notifier.engine.writer import DiskFailedError, FatalEngineError, Writer
+from notifier.engine.writer import SWEEP_START, DiskFailedError, FatalEngineError, Place, Writer
 from notifier.errors import ConfigurationError, EngineUnavailable, NotifierError, StorageFull
 
 LOSS_KEPT_MS = 30 * 86_400_000
 """A client that does not come back for this long is not told any more what it lost."""
 TICK_S = 1.0
 SLICE = 500
-"""Mailboxes that upkeep looks at before it lets the loop go on."""
+"""Mailboxes, or rows of SQLite, that upkeep looks at before it lets others go on."""
+CURSORS = 64
+"""Rows of cursors that one commit takes along."""
+PAUSE_S = 0.002
+"""Between two slices of upkeep, so that notifications come between."""
 
 
 class SQLiteEngine(MailboxEngine):
@@ -39,9 +44,9 @@ class SQLiteEngine(MailboxEngine):
         self._memory = path == ":memory:"
         self._min_free = options.min_free_bytes
         self._lock = database.Lock(path)
-        self._sweep_from = ("", "")
+        self._sweep_from: Place = SWEEP_START
         self._sweep_pause = 0
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """See Engine.start. Another holder of the file is waited for, 10 s at the most."""
@@ -55,7 +60,7 @@ class SQLiteEngine(MailboxEngine):
             self._lock.release()
             raise self._cannot_start(error) from error
         self._error = None
-        self._ticker = self._loop.create_task(self._tick())
+        self._tasks = [self._loop.create_task(self._tick()), self._loop.create_task(self._tidy_up())]
 
     def _cannot_start(self, error: NotifierError) -> NotifierError:
         """In the words of a start: what it can be mended by. (The second sentence is for publishers.)"""
@@ -97,9 +102,9 @@ class SQLiteEngine(MailboxEngine):
 
     async def stop(self) -> None:
         """See Engine.stop."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-        self._note_cursors()
+        for task in self._tasks:
+            task.cancel()
+        self._note_cursors(list(self._cursors))
         if self._error is None:
             flushed = self._loop.create_future()
             self._next.dones.append(lambda _: None if flushed.done() else flushed.set_result(None))
@@ -137,21 +142,30 @@ class SQLiteEngine(MailboxEngine):
                     self._expire(client_id, box)
                 if at % SLICE == SLICE - 1:
                     await asyncio.sleep(0)
-            self._note_cursors()
             self._forget_empty()
             try:
                 await self._on_thread(self._look_at_disk)
             except NotifierError:
                 self._observer.engine_error("disk")
+
+    async def _tidy_up(self) -> None:
+        """What may take its time, in slices: notifications wait for the same thread."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            # Clients that stand together stand in the same pages, hence sorted.
+            for _ in range(0, len(self._cursors), SLICE):
+                client_ids = sorted(islice(self._cursors, SLICE))
+                for at in range(0, len(client_ids), CURSORS):
+                    self._note_cursors(client_ids[at : at + CURSORS])
+                    await asyncio.sleep(PAUSE_S)
             await self._sweep()
 
-    def _note_cursors(self) -> None:
-        """Write the cursors down, at most once a second per client: mail tells what is pending, they only inform."""
-        if self._cursors:
-            now_ms = self._clock.now_ms()
-            pairs = msgspec.json.encode(list(self._cursors.items())).decode()
-            self._next.steps.append((queries.CURSORS, (pairs, now_ms)))
-            self._cursors = {}
+    def _note_cursors(self, client_ids: list[str]) -> None:
+        """Write cursors down, at most once a second per client: mail tells what is pending, they only inform."""
+        pairs = [(client_id, self._cursors.pop(client_id)) for client_id in client_ids if client_id in self._cursors]
+        if pairs:
+            text = msgspec.json.encode(pairs).decode()
+            self._next.steps.append((queries.CURSORS, (text, self._clock.now_ms())))
             self._kick()
 
     def _look_at_disk(self) -> None:
@@ -162,19 +176,22 @@ class SQLiteEngine(MailboxEngine):
         self._low_disk = disk.f_bavail * disk.f_frsize < max(self._min_free, 1)
 
     async def _sweep(self) -> None:
-        """Forget ids and receipts whose window has passed, some thousand at a time, round and round."""
+        """Forget ids and receipts whose window has passed, some thousand a second, round and round."""
         if self._sweep_pause:
             self._sweep_pause -= 1
             return
-        now_ms, start, count = self._clock.now_ms(), self._sweep_from, 2_000 + 4 * self._swept_appends()
-        try:
-            self._sweep_from = await self._on_thread(
-                lambda: self._store.sweep(start, count, now_ms, now_ms - LOSS_KEPT_MS)
-            )
-        except NotifierError:
-            self._observer.engine_error("sweep")
-        if self._sweep_from == ("", ""):
-            self._sweep_pause = 10
+        now_ms = self._clock.now_ms()
+        for _ in range(0, 2_000 + 4 * self._swept_appends(), SLICE):
+            job = partial(self._store.sweep, self._sweep_from, SLICE, now_ms, now_ms - LOSS_KEPT_MS)
+            try:
+                self._sweep_from = await self._on_thread(job)
+            except NotifierError:
+                self._observer.engine_error("sweep")
+                return
+            if self._sweep_from == SWEEP_START:
+                self._sweep_pause = 10
+                return
+            await asyncio.sleep(PAUSE_S)
 
     def _swept_appends(self) -> int:
         count, self._appends_since_sweep = self._appends_since_sweep, 0

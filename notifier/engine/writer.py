@@ -22,6 +22,9 @@ from notifier.engine.base import Notification
 from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 
 Row = tuple[Any, ...]
+Place = tuple[str, str] | int
+"""How far a round of the sweep has come: in the ids by (id, client_id), then in the receipts by seq."""
+SWEEP_START: Place = ("", "")
 LOG_PAGES = 4_000
 """Pages (16 MB) of log before a checkpoint: fewer cost throughput, none lets the log grow for ever."""
 _NOTHING = (None,) * (queries.TURN_WIDTH * queries.TURN_SIZES[-1])
@@ -261,15 +264,21 @@ class Store:
         rows: list[Any] = _decode(text)
         return rows
 
-    def sweep(self, start: tuple[str, str], count: int, now_ms: int, loss_ms: int) -> tuple[str, str]:
-        """Forget what has left its window; returns where to go on, ("", "") after the end was reached."""
+    def sweep(self, start: Place, count: int, now_ms: int, loss_ms: int) -> Place:
+        """Forget what has left its window, among `count` rows; returns where to go on, SWEEP_START after a round."""
         run = self._connection.execute
-        end = run(queries.SWEEP_SPAN, (*start, count)).fetchone()
-        if end is not None:
+        if isinstance(start, tuple):
+            end = run(queries.SWEEP_SPAN, (*start, count)).fetchone()
+            if end is None:
+                return 0
             run(queries.SWEEP, (*start, *end, now_ms))
-        run(queries.SWEEP_RECEIPTS, (now_ms * 1000, now_ms))
-        run(queries.SWEEP_LOSSES, (loss_ms,))
-        return end or ("", "")
+            return cast(Place, end)
+        last: Any = run(queries.SWEEP_RECEIPTS_SPAN, (start, count)).fetchall()[0][0]
+        if last is None:
+            run(queries.SWEEP_LOSSES, (loss_ms,))
+            return SWEEP_START
+        run(queries.SWEEP_RECEIPTS, (start, last, now_ms))
+        return cast(int, last)
 
     def backup(self, path: str) -> None:
         """Copy the database as of now to `path`, with the writers going on after it."""

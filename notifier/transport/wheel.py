@@ -12,7 +12,8 @@ GRAIN_S = 0.25
 """How late a deadline may be met."""
 LATE_S = 1.0
 """A turn that is later than this comes after a pause of the whole process."""
-SLICE = 500
+SLICE = 100
+"""Connections that one turn serves before it lets others go on: a heartbeat is a write to each."""
 
 
 class Timed(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from notifier.engine import sqlite as engine_module
 from notifier.engine.base import Appended, Duplicate
 from notifier.errors import EngineUnavailable, IdConflict
 from tests.engine.world import World
@@ -191,3 +192,22 @@ async def test_the_sweep_forgets_only_what_has_left_its_window(stored: World) ->
     assert ids == {"pending", "young"}
     assert receipts == (0,)
     assert (await stored.append("alice", "pending", ttl=40 * 86_400)).seq == pending
+
+
+@pytest.mark.limits(dedup_s=1)
+async def test_what_has_to_be_kept_does_not_keep_the_sweep_from_what_came_later(
+    stored: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "SLICE", 2)
+    for n in range(5):
+        await stored.put("alice", f"kept-{n}", receipt=True, ttl=40 * 86_400)
+    for n in range(3):
+        await stored.acknowledge("bob", await stored.put("bob", f"over-{n}", receipt=True, ttl=1))
+    stored.clock.advance(8 * 86_400)
+    await stored.engine._sweep()
+    assert stored.engine._sweep_pause, "a round has ended"
+    await stored.reopen()
+    connection = sqlite3.connect(stored.path)
+    ids = {id for (id,) in connection.execute("SELECT id FROM receipt UNION SELECT id FROM dedup")}
+    connection.close()
+    assert ids == {f"kept-{n}" for n in range(5)}
