@@ -23,7 +23,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from notifier import conversation, protocol
+from notifier import codec, conversation, protocol
 from notifier.auth.tokens import Identity
 from notifier.conversation import Acknowledgement, Limits, Out, ProtocolPing, proof
 from notifier.engine.base import AckedBy, Losses, LossReason, MailboxState, Notification, Page
@@ -128,7 +128,7 @@ class Session:
 
     def start(self, state: MailboxState) -> None:
         """The mailbox has been looked at: say welcome, and what was lost."""
-        limits, until = self.limits, protocol.rfc3339(int(self.identity.expires_at * 1000))
+        limits, until = self.limits, codec.rfc3339(int(self.identity.expires_at * 1000))
         self._say(protocol.Welcome(
             self.client_id, self.connection_id, state.pending, self.ack_mode, limits.max_inflight, limits.heartbeat_s,
             until,
@@ -262,7 +262,7 @@ class Session:
     def receive(self, payload: bytes, now: float) -> None:
         """One text message, valid UTF-8."""
         try:
-            frame = protocol.decode(payload)
+            frame = codec.decode(payload)
         except BadJson as error:
             self._say(protocol.ErrorFrame("bad_frame", error.detail))
             return self.close(Close.BAD_FRAME, "bad_frame")
@@ -317,7 +317,7 @@ class Session:
             return self.close(Close.FORBIDDEN, "client_id_mismatch")
         self.identity = identity
         self._warned = False
-        return self._say(protocol.Authenticated(protocol.rfc3339(int(identity.expires_at * 1000))))
+        return self._say(protocol.Authenticated(codec.rfc3339(int(identity.expires_at * 1000))))
 
     def auth_failed(self, error: NotifierError) -> None:
         """The token of `auth` is not good: the session goes on until its present token ends."""
@@ -396,4 +396,4 @@ class Session:
         self.close(0, "")
 
     def _say(self, frame: protocol.ServerFrame) -> None:
-        self.out.append(protocol.encode(frame))
+        self.out.append(codec.encode(frame))

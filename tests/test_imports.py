@@ -1,6 +1,6 @@
 """The shape of the package: who may know whom, which library is used where, and how long a file may be.
 
-    cli → server → app → web → transport → node → hub → session → protocol → errors
+    cli → server → app → web → transport → node → hub → session → codec → protocol
     engine/*, auth/* and client/* know nothing of all that
 
 An import the other way round makes a circle that somebody has to think through; this test says so before he has to.
@@ -22,7 +22,7 @@ MAX_LINES = 400
 
 GROUND = {"errors", "fields", "clock", "strictjson"}
 VALUES = GROUND | {"engine.base", "auth.tokens"}
-CONVERSATION = VALUES | {"protocol", "conversation"}
+CONVERSATION = VALUES | {"protocol", "codec", "conversation"}
 NODE = CONVERSATION | {"session", "hub", "metrics", "diagnosis", "node"}
 CARRIED = NODE | {"transport", "logs"}
 SETTINGS = {"settings", "settings_checks", "settings_sources"}
@@ -38,7 +38,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "engine": {"engine", "errors", "clock"},
     "auth": {"auth", *GROUND},
     # The conversation: values only.
-    "protocol": {"errors", "strictjson", "engine.base"},
+    "protocol": {"engine.base"},
+    "codec": {"errors", "strictjson", "engine.base", "protocol"},
     "conversation": {"engine.base"},
     "session": CONVERSATION,
     "hub": {"session"},
@@ -80,10 +81,10 @@ LIBRARIES: dict[str, set[str]] = {
     "websockets": {"client"},
     "httpx2": {"client", "auth.jwks"},
     "structlog": {"logs", "server", "node", "transport", "auth", "engine", "web", "app"},
-    "msgspec": {"engine", "auth", "protocol", "strictjson", "transport", "web", "client", "cli"},
+    "msgspec": {"engine", "auth", "protocol", "codec", "strictjson", "transport", "web", "client", "cli"},
 }
 
-NO_IO = ("errors", "fields", "strictjson", "protocol", "conversation", "session", "hub")
+NO_IO = ("errors", "fields", "strictjson", "protocol", "codec", "conversation", "session", "hub")
 IO = {"asyncio", "socket", "ssl", "select", "selectors", "threading", "queue", "subprocess", "os", "io", "time", "http",
       "signal", "pathlib", "tempfile", "sqlite3", "logging"}  # fmt: skip
 

@@ -9,9 +9,8 @@ Order: the effects of appends to one mailbox are ordered as the calls were. A li
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
-
-import msgspec
 
 from notifier.errors import NotifierError
 
@@ -35,54 +34,75 @@ class EngineOptions(NamedTuple):
     min_free_bytes: int = 0
 
 
-class Draft(msgspec.Struct, gc=False):
+class Draft:
     """What a publisher hands in: valid, but not yet stored. `data` is JSON text, kept byte for byte; `ttl` seconds."""
 
-    client_id: str
-    id: str
-    data: bytes
-    ttl: int
-    event: str | None = None
-    collapse_key: str | None = None
-    receipt: bool = False
-    fresh_id: bool = False
-    """The id was made by this server for this very draft, so it cannot be a repeat."""
+    __slots__ = ("client_id", "collapse_key", "data", "event", "fresh_id", "id", "receipt", "ttl")
+
+    def __init__(
+        self, client_id: str, id: str, data: bytes, ttl: int, event: str | None = None, collapse_key: str | None = None,
+        receipt: bool = False, fresh_id: bool = False,
+    ) -> None:  # fmt: skip
+        self.client_id = client_id
+        self.id = id
+        self.data = data
+        self.ttl = ttl
+        self.event = event
+        self.collapse_key = collapse_key
+        self.receipt = receipt
+        self.fresh_id = fresh_id
+        """The id was made by this server for this very draft, so it cannot be a repeat."""
 
 
-class Notification(msgspec.Struct, gc=False):
+class Notification:
     """A stored notification. Times are unix milliseconds."""
 
-    client_id: str
-    seq: int
-    id: str
-    data: bytes
-    accepted_ms: int
-    expires_ms: int
-    event: str | None = None
-    collapse_key: str | None = None
-    receipt: bool = False
-    frame: bytes = b""
-    """The encoded frame, once a carrier has made it; so it is made once, however many sockets there are."""
+    __slots__ = (
+        "accepted_ms", "client_id", "collapse_key", "data", "event", "expires_ms", "frame", "id", "receipt", "seq",
+    )  # fmt: skip
+
+    def __init__(
+        self, client_id: str, seq: int, id: str, data: bytes, accepted_ms: int, expires_ms: int,
+        event: str | None = None, collapse_key: str | None = None, receipt: bool = False,
+    ) -> None:  # fmt: skip
+        self.client_id = client_id
+        self.seq = seq
+        self.id = id
+        self.data = data
+        self.accepted_ms = accepted_ms
+        self.expires_ms = expires_ms
+        self.event = event
+        self.collapse_key = collapse_key
+        self.receipt = receipt
+        self.frame = b""
+        """The encoded frame, once a carrier has made it; so it is made once, however many sockets there are."""
 
 
-class Handed(NamedTuple):
+class Handed:
     """What listeners did with a wake: sessions of the client that they hold, and how many of them took the mail."""
 
-    connections: int
-    taken: int
+    __slots__ = ("connections", "taken")
+
+    def __init__(self, connections: int, taken: int) -> None:
+        self.connections = connections
+        self.taken = taken
 
 
-class Appended(msgspec.Struct, gc=False):
+class Appended:
     """Durable. `connections` and `taken` sum up what all nodes did with the wake, as far as known."""
 
-    seq: int
-    accepted_ms: int
-    expires_ms: int
-    connections: int
-    taken: int
+    __slots__ = ("accepted_ms", "connections", "expires_ms", "seq", "taken")
+
+    def __init__(self, seq: int, accepted_ms: int, expires_ms: int, connections: int, taken: int) -> None:
+        self.seq = seq
+        self.accepted_ms = accepted_ms
+        self.expires_ms = expires_ms
+        self.connections = connections
+        self.taken = taken
 
 
-class Duplicate(msgspec.Struct, gc=False):
+@dataclass
+class Duplicate:
     """The id was accepted before with the same content. Nothing was changed. `state` is that of now."""
 
     seq: int
@@ -94,7 +114,8 @@ class Duplicate(msgspec.Struct, gc=False):
 Outcome: TypeAlias = Appended | Duplicate | NotifierError
 
 
-class Losses(msgspec.Struct):
+@dataclass
+class Losses:
     """What left a mailbox unacknowledged: per reason a running total and the part that the client was told of.
 
     Totals only ever grow, so that two sessions that tell the same loss cannot acknowledge it twice.
@@ -131,7 +152,8 @@ class Page(NamedTuple):
     more: bool
 
 
-class Receipt(msgspec.Struct):
+@dataclass
+class Receipt:
     """What is kept of a notification that was sent with `receipt: true`. Times are unix milliseconds."""
 
     id: str

@@ -142,7 +142,7 @@ class Store:
             ("journal_mode", "wal", {"wal", "memory"}),
             ("synchronous", synchronous, {synchronous}),
             ("wal_autocheckpoint", 0, {0}),
-            ("cache_size", -32_768, {-32_768}),
+            ("cache_size", -24_576, {-24_576}),
         ):
             got = connection.execute(f"PRAGMA {name}={value}; PRAGMA {name}").fetchall()[-1][0]
             if got not in expected:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 
-from notifier import protocol, strictjson
+from notifier import codec, strictjson
 from notifier.auth.tokens import Identity
 from notifier.engine.base import LossReason, MailboxState
 from notifier.errors import BadHandshake, BadJson, Draining, FieldError, Invalid, MethodNotAllowed, NotifierError
@@ -118,9 +118,9 @@ class Events(EventRoute):
             return self._fail(door, request, error)
         after_ms = retry_ms()
         if isinstance(error, Draining):
-            frame = protocol.encode(Reconnect(after_ms))
+            frame = codec.encode(Reconnect(after_ms))
         else:
-            frame = protocol.encode(ErrorFrame(error.code, error.detail))
+            frame = codec.encode(ErrorFrame(error.code, error.detail))
         body = b"retry: %d\n" % after_ms + event("notifier", frame)
         return request.respond(200, body, HEAD + cors.headers(door.origins, request))
 

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
-from notifier import protocol
+from notifier import codec
+from notifier.codec import notification_frame
 from notifier.conversation import Out, ProtocolPing
 from notifier.engine.base import LossReason, Notification
-from notifier.protocol import Close, ErrorFrame, notification_frame
+from notifier.protocol import Close, ErrorFrame
 from notifier.session import Session
 from notifier.transport.carrier import STALL_S, SessionCarrier
 
@@ -149,7 +150,7 @@ class EventStream(SessionCarrier):
         elif reason != "draining":  # a `reconnect` frame has said it
             later = b"retry: %d\n" % RETRY_LATER_MS if code in (Close.FORBIDDEN, Close.REPLACED) else b""
             text = _CODES.get(cast(Close, code), "This stream has ended.")
-            self._write(later + _control(protocol.encode(ErrorFrame(reason, text))))
+            self._write(later + _control(codec.encode(ErrorFrame(reason, text))))
         self._transport.close()
 
 
@@ -170,7 +171,7 @@ def _control(frame: bytes) -> bytes:
 
 @lru_cache(maxsize=8)  # a broadcast hands the same frame to every stream
 def _transient(frame: bytes) -> bytes:
-    return event(protocol.event_of(frame), frame)
+    return event(codec.event_of(frame), frame)
 
 
 def retry_ms() -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from notifier.codec import notification_frame
 from notifier.conversation import Out, ProtocolPing
 from notifier.engine.base import Notification
-from notifier.protocol import Close, notification_frame
+from notifier.protocol import Close
 from notifier.session import Session
 from notifier.transport import frames
 from notifier.transport.carrier import SessionCarrier

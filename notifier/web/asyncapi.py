@@ -1,4 +1,4 @@
-"""/asyncapi.json (AsyncAPI 3.0): the frames of a connection, from the types that protocol.py decodes and encodes."""
+"""/asyncapi.json (AsyncAPI 3.0): the frames of a connection, from the types that codec.py decodes and encodes by."""
 
 from __future__ import annotations
 

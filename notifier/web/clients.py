@@ -12,13 +12,13 @@ from fastapi import APIRouter, Request, Response
 
 from notifier import logs
 from notifier.auth.apikeys import ApiKeys
+from notifier.codec import rfc3339
 from notifier.diagnosis import Facts, Reader, causes
 from notifier.engine.base import Overview, Page
 from notifier.errors import FieldError, Invalid, NotifierError
 from notifier.fields import check_client_id
 from notifier.hub import Carrier
 from notifier.node import Node
-from notifier.protocol import rfc3339
 from notifier.web.receipts import decoded
 from notifier.web.security import require
 from notifier.web.views import (

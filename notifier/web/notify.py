@@ -12,6 +12,7 @@ from msgspec import Raw
 
 from notifier import strictjson
 from notifier.auth.apikeys import ApiKeys
+from notifier.codec import transient_frame
 from notifier.engine.base import Target
 from notifier.errors import (
     BadJson,
@@ -24,7 +25,6 @@ from notifier.errors import (
 )  # fmt: skip
 from notifier.fields import check_id
 from notifier.node import Node
-from notifier.protocol import transient_frame
 from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
 from notifier.web.bodies import Answers, NotifyBody, Publication

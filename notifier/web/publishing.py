@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from notifier.clock import Clock
+from notifier.codec import rfc3339, transient_frame
 from notifier.engine.base import AckedBy, Appended, Draft, Duplicate, Outcome, State, Target
 from notifier.errors import MailboxFull, NotifierError
 from notifier.node import Node
-from notifier.protocol import rfc3339, transient_frame
 from notifier.transport.problems import document
 from notifier.web.bodies import Answer, Answers, Publication, Status
 from notifier.web.publication import new_id

@@ -9,10 +9,10 @@ from urllib.parse import unquote_to_bytes
 from fastapi import APIRouter, Request
 
 from notifier.auth.apikeys import ApiKeys
+from notifier.codec import rfc3339
 from notifier.engine.base import Receipt
 from notifier.errors import FieldError, IdConflict, Invalid, NotFound, NotifierError
 from notifier.node import Node
-from notifier.protocol import rfc3339
 from notifier.web.security import require
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from notifier.engine.base import Handed, MailboxState, Target
+from notifier.engine.base import MailboxState, Target
 from tests.engine.world import Ended, Recorder, Wake, World
 
 
@@ -126,7 +126,7 @@ async def test_transient_reaches_every_listener_and_stores_nothing(world: World)
     """Hand a frame to every listener, store nothing."""
     world.listeners[0].takes = 2
     handed = world.engine.transient(Target(client_id="alice"), b"{}")
-    assert handed == Handed(2 * (len(world.listeners) + (world.kind == "chaos")), 2)
+    assert (handed.connections, handed.taken) == (2 * (len(world.listeners) + (world.kind == "chaos")), 2)
     assert all(listener.frames == [(Target(client_id="alice"), b"{}")] for listener in world.listeners)
     assert world.engine.stats().pending == 0
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from notifier import protocol
+from notifier import codec
 from notifier.auth.tokens import token_verifier
 from notifier.errors import BadJson, Invalid, TokenExpired, TokenInvalid
 from notifier.transport.frames import FrameError, FrameReader, parse_close
@@ -58,7 +58,7 @@ def tokens(data: bytes) -> None:
 def messages(data: bytes) -> None:
     try:
         data.decode()
-        protocol.decode(data)
+        codec.decode(data)
     except (BadJson, UnicodeDecodeError):
         pass
     with contextlib.suppress(BadJson, Invalid):

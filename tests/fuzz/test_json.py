@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifier import protocol, strictjson
+from notifier import codec, strictjson
 from notifier.errors import BadJson, Invalid
 from notifier.web.publication import TtlLimits, decode_broadcast, decode_notify
 
@@ -101,7 +101,7 @@ def test_client_frames(text: bytes) -> None:
     except UnicodeDecodeError:
         return  # closed with 1007 before
     try:
-        frame = protocol.decode(text)
+        frame = codec.decode(text)
     except BadJson:
         return
     value = oracle(text)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from fastapi.routing import APIRoute
 
-from notifier import protocol
+from notifier import codec
 from notifier.app import Parts, create_app
 from notifier.engine.base import Notification, Receipt
 from notifier.errors import FieldError, Invalid, NotifierError
@@ -157,15 +157,15 @@ def test_every_frame_and_field_is_described(frame: type, frames: dict[str, Any])
 def test_a_frame_of_a_client_is_what_the_decoder_takes(frames: dict[str, Any]) -> None:
     for frame in get_args(ClientFrame):
         example = frames["components"]["messages"][frame.__struct_config__.tag]["examples"][0]["payload"]
-        assert type(protocol.decode(json.dumps(example, ensure_ascii=False).encode())) is frame
+        assert type(codec.decode(json.dumps(example, ensure_ascii=False).encode())) is frame
 
 
 def test_the_spliced_notification_is_the_described_one(frames: dict[str, Any]) -> None:
     notification = Notification("alice", 7, "id", b'{"a":1}', 1, 2, event="e", collapse_key="k")
-    sent = json.loads(protocol.notification_frame(notification))
+    sent = json.loads(codec.notification_frame(notification))
     schema = frames["components"]["schemas"]["NotificationFrame"]
     assert set(sent) == set(schema["properties"])
-    transient = json.loads(protocol.transient_frame("id", None, b"1", 1))
+    transient = json.loads(codec.transient_frame("id", None, b"1", 1))
     assert set(transient) == set(schema["required"])
 
 

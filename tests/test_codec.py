@@ -1,4 +1,4 @@
-"""Frames as values: what goes out, and what is accepted of a client."""
+"""What goes out as bytes, and what is accepted of a client."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifier import protocol
+from notifier import codec, protocol
+from notifier.codec import decode, notification_frame, rfc3339, transient_frame
 from notifier.engine.base import Notification
 from notifier.errors import BadJson
-from notifier.protocol import Ack, Auth, Ping, decode, notification_frame, rfc3339, transient_frame
+from notifier.protocol import Ack, Auth, Ping
 
 
 def notification(**fields: object) -> Notification:
@@ -74,7 +75,7 @@ def test_no_text_breaks_out_of_its_place(key: str, id: str) -> None:
     ],
 )
 def test_control_frames(frame: protocol.ServerFrame, said: object) -> None:
-    encoded = protocol.encode(frame)
+    encoded = codec.encode(frame)
     assert json.loads(encoded) == said
     assert encoded.startswith(b'{"type":')
 

@@ -1,0 +1,101 @@
+"""Between frames and bytes: what a client said, and the frame of a notification, which is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from notifier import strictjson
+from notifier.engine.base import Notification
+from notifier.errors import BadJson
+from notifier.protocol import Ack, Auth, ClientFrame, Named, Ping, ServerFrame
+
+_decoder = msgspec.json.Decoder(ClientFrame)
+encode: Callable[[ServerFrame], bytes] = msgspec.json.Encoder().encode
+_text: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+_KNOWN = frozenset(("ack", "auth", "ping"))
+_QUOTES = {Ack: 6, Auth: 8, Ping: 4}
+"""How many quotation marks the names and texts of a frame have, if it holds nothing else."""
+
+
+def decode(payload: bytes) -> ClientFrame | None:
+    """The frame that a client sent, or None if its `type` is not known (to be ignored).
+
+    Raises: BadJson, if it is not a JSON object, or a known type with wrong fields.
+    """
+    try:
+        frame: ClientFrame = _decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _decode_odd(payload)
+        return None
+    quotes = _QUOTES[type(frame)] + (2 if type(frame) is Ack and b'"confirm"' in payload else 0)
+    if payload.count(b'"') != quotes or b"\\" in payload or (type(frame) is Ack and frame.seq >> 64):
+        strictjson.parse(payload)  # it holds more than the names that we know, each once: by the door's rules, then
+    return frame
+
+
+def _decode_odd(payload: bytes) -> None:
+    """What is not one of our frames: unknown types pass, all else raises with the reason."""
+    value = strictjson.parse(payload)
+    if type(value) is not dict:
+        raise BadJson('A frame is one JSON object, like {"type":"ack","seq":1}.')
+    kind = value.get("type")
+    if type(kind) is str and kind in _KNOWN:
+        try:
+            _decoder.decode(payload)
+        except msgspec.ValidationError as error:
+            seq = value.get("seq")
+            if kind == "ack" and isinstance(seq, float) and seq >= 2**63:
+                return  # beyond what a seq can be, so above any that was written: ignored like those
+            raise BadJson(f"A frame of type {kind!r} is wrong: {error}.") from None
+
+
+@lru_cache(maxsize=256)
+def _second(s: int) -> str:
+    return datetime.fromtimestamp(s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=4096)  # the answer and the frame tell the same two times, and so do their neighbours
+def rfc3339(ms: int) -> str:
+    """Unix milliseconds as RFC 3339 UTC with milliseconds."""
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
+
+
+def notification_frame(n: Notification) -> bytes:
+    """The frame of `n`, made once. `data` is spliced in as it came."""
+    if not n.frame:
+        n.frame = _splice(n.id, n.seq, n.event, n.collapse_key, n.data, n.accepted_ms, n.expires_ms)
+    return n.frame
+
+
+_named = msgspec.json.Decoder(Named)
+
+
+def event_of(frame: bytes) -> str | None:
+    """The event that a notification frame names."""
+    return _named.decode(frame).event
+
+
+def transient_frame(id: str, event: str | None, data: bytes, accepted_ms: int) -> bytes:
+    """The frame of a `ttl: 0` notification: no place in the order, no end."""
+    return _splice(id, 0, event, None, data, accepted_ms, 0)
+
+
+def _splice(
+    id: str, seq: int, event: str | None, collapse_key: str | None, data: bytes, accepted_ms: int, expires_ms: int
+) -> bytes:
+    head = '{"type":"notification","id":' + _text(id).decode()
+    if seq:
+        head += f',"seq":{seq}'
+    if event is not None:
+        head += f',"event":"{event}"'
+    if collapse_key is not None:
+        head += ',"collapse_key":' + _text(collapse_key).decode()
+    tail = f',"accepted_at":"{rfc3339(accepted_ms)}"'
+    if expires_ms:
+        tail += f',"expires_at":"{rfc3339(expires_ms)}"'
+    return b'%b,"data":%b%b}' % (head.encode(), data, tail.encode())
