@@ -32,8 +32,10 @@ def decode(payload: bytes) -> ClientFrame | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         _decode_odd(payload)
         return None
-    quotes = _QUOTES[type(frame)] + (2 if type(frame) is Ack and b'"confirm"' in payload else 0)
-    if payload.count(b'"') != quotes or b"\\" in payload or (type(frame) is Ack and frame.seq >> 64):
+    quotes = payload.count(b'"')
+    if quotes == 8 and type(frame) is Ack and b'"confirm"' in payload:
+        quotes -= 2
+    if quotes != _QUOTES[type(frame)] or ord("\\") in payload or (type(frame) is Ack and frame.seq >> 64):
         strictjson.parse(payload)  # it holds more than the names that we know, each once: by the door's rules, then
     return frame
 

@@ -6,6 +6,7 @@ its successor.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -47,6 +48,8 @@ class Hub:
 
     def __init__(self) -> None:
         self._clients: dict[str, Carrier | list[Carrier]] = {}
+        self._order: list[str] = []
+        """The keys of `_clients`, sorted: with many thousand clients a sort per question would hold up everybody."""
         self._groups: dict[str, set[Carrier]] = {}
         self.connections = 0
 
@@ -68,6 +71,7 @@ class Hub:
         held = self._clients.get(client_id)
         if held is None:
             self._clients[client_id] = carrier
+            insort(self._order, client_id)
         elif isinstance(held, list):
             held.append(carrier)
         else:
@@ -81,6 +85,7 @@ class Hub:
         held = self._clients.get(client_id)
         if held is carrier:
             del self._clients[client_id]
+            del self._order[bisect_left(self._order, client_id)]
         elif isinstance(held, list) and carrier in held:
             held.remove(carrier)
             if len(held) == 1:
@@ -110,8 +115,13 @@ class Hub:
         return list(self._groups.get(group, ()))
 
     def client_ids(self) -> list[str]:
-        """The clients that are connected, as of now."""
-        return list(self._clients)
+        """The clients that are connected, as of now, in order."""
+        return list(self._order)
+
+    def page(self, after: str, count: int) -> list[str]:
+        """At most `count` connected clients behind `after`, in order."""
+        at = bisect_right(self._order, after)
+        return self._order[at : at + count]
 
     def __iter__(self) -> Iterator[Carrier]:
         """All connections, as of now."""

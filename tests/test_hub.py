@@ -53,6 +53,22 @@ def test_removal_from_among_several() -> None:
     assert list(hub) == []
 
 
+def test_pages_are_in_order_whoever_comes_and_goes() -> None:
+    held = {name: Registered(name) for name in (f"client-{n * 7919 % 1009}" for n in range(1009))}
+    hub = hub_of(*held.values(), Registered("client-5"))
+    for name in list(held)[::3]:
+        assert hub.remove(held.pop(name))  # type: ignore[arg-type]
+    expected = sorted({*held, "client-5"})
+    pages, after = [], ""
+    while page := hub.page(after, 100):
+        pages.append(page)
+        after = page[-1]
+    assert [name for page in pages for name in page] == expected == hub.client_ids()
+    assert {len(page) for page in pages[:-1]} == {100}
+    assert hub.page("client-5", 1) == [expected[expected.index("client-5") + 1]]
+    assert hub.page("client-5\0", 1) == hub.page("client-5", 1), "a name that nobody has is a place, too"
+
+
 def test_groups() -> None:
     both, one, none = Registered("alice", "a", "b"), Registered("bob", "a"), Registered("carol")
     hub = hub_of(both, one, none)

@@ -41,8 +41,6 @@ from notifier.web.views import (
 T = TypeVar("T")
 Done = Callable[[T | NotifierError], None]
 
-SLICE = 1_000
-"""Clients that a page looks at before it lets the loop go on."""
 PAGE_BYTES = 1024 * 1024
 """About how much mail a page holds, whatever its limit."""
 
@@ -59,19 +57,15 @@ class Administration:
         self._name = name
         """Of this node, for those who run several."""
 
-    async def connected(self, limit: int, after: str) -> ClientPage:
-        """Clients with a connection here, in the order of their client_ids. A page is chosen in slices: with many
-        thousand clients a sort would hold up everybody."""
-        best: list[str] = []
-        client_ids = self._node.hub.client_ids()
-        for at in range(0, len(client_ids), SLICE):
-            below = best[-1] if len(best) > limit else None
-            more = [c for c in client_ids[at : at + SLICE] if c > after and (below is None or c < below)]
-            best = sorted(best + more)[: limit + 1]
-            await asyncio.sleep(0)
-        page = best[:limit]
-        rows = [Connections(client_id, len(self._node.hub.of(client_id))) for client_id in page]
-        return ClientPage([row for row in rows if row.connections], page[-1] if len(best) > limit else None)
+    def connected(self, limit: int, after: str) -> ClientPage:
+        """Clients with a connection here, in the order of their client_ids."""
+        hub = self._node.hub
+        found = hub.page(after, limit + 1)
+        page = found[:limit]
+        return ClientPage(
+            [Connections(client_id, len(hub.of(client_id))) for client_id in page],
+            page[-1] if len(found) > limit else None,
+        )
 
     async def show(self, client_id: str) -> ClientView:
         """One client, and why its mail has not been delivered."""
@@ -256,7 +250,7 @@ def router(node: Node, keys: ApiKeys, name: str) -> APIRouter:
         with audited(request) as call:
             limit, after = call.number("limit", 100, 1, 1000), call.text("after")
             call.done()
-            return told(await act.connected(limit, after))
+            return told(act.connected(limit, after))
 
     @routes.get("/clients/{client_id}")
     async def client(request: Request) -> Response:
