@@ -44,6 +44,13 @@ class Refusal(msgspec.Struct):
     error: Problem
 
 
+class RecipientRefusal(msgspec.Struct):
+    """One of `client_ids` that was refused."""
+
+    client_id: str
+    error: Problem
+
+
 class ReceiptView(msgspec.Struct):
     """What became of a notification that was sent with `receipt: true`."""
 
@@ -135,6 +142,7 @@ class Operation(NamedTuple):
     body: type | str | None = None
     query: tuple[str, ...] = ()
     secured: tuple[str, ...] = ()
+    headers: tuple[str, ...] = ()
 
 
 _KEY = ("apiKey", "apiKeyBearer")
@@ -149,10 +157,11 @@ def _admin(method: str, path: str, summary: str, answer: type, *query: str) -> O
 
 
 OPERATIONS = (
-    Operation("post", "/notify", "publish", "Send a notification", _STORED, STORE, NotifyBody, ("wait",), _KEY),
+    Operation("post", "/notify", "publish", "Send a notification", _STORED, STORE, NotifyBody, ("wait",), _KEY,
+              ("Idempotency-Key",)),
     Operation(
         "post", "/notify/{client_id}", "publish", "Send a notification; the body is its data",
-        _STORED, STORE, "any", _OPTIONS, _KEY,
+        _STORED, STORE, "any", _OPTIONS, _KEY, ("Idempotency-Key",),
     ),
     Operation(
         "post", "/batch", "publish", "Send many in one commit: a JSON array, or NDJSON",
@@ -181,6 +190,7 @@ OPERATIONS = (
     Operation(
         "get", "/events", "connect", "The same session as server-sent events",
         {200: ("text/event-stream", "Events; and what a retry may mend.")}, CLIENT, None, (), _TOKEN,
+        ("Last-Event-ID",),
     ),
     Operation(
         "post", "/events/ack", "connect", "Acknowledge what came as events",
@@ -226,6 +236,8 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "reconnect": {"type": "boolean", "default": True, "description": "false: closed for good (4403)."},
     "seq": {"type": "integer", "minimum": 1, "maximum": 2**53 - 1},
     **{name: {"type": "string", **rule} for name, rule in RULES.items()},
+    "Idempotency-Key": {**RULES["id"], "type": "string", "description": "The `id`, bare or as a quoted string."},
+    "Last-Event-ID": {"type": "string", "pattern": "^[0-9]+$", "description": "The seq that was processed last."},
 }
 SECURITY: dict[str, dict[str, Any]] = {
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The key of a service."},
@@ -240,13 +252,15 @@ SECURITY: dict[str, dict[str, Any]] = {
 def document(version: str) -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, dict[str, Any]] = {}
-    types: list[Any] = [Problem, Refusal, Answers]
+    types: list[Any] = [Problem, Refusal, RecipientRefusal, Answers]
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
         types += [kind for kind in (operation.body, *(a for a, _ in operation.answers.values())) if _is_type(kind)]
     schemas = components(list(dict.fromkeys(types)))
     for kind, example in EXAMPLES.items():
         schemas[kind.__name__]["examples"] = [example]
+    results = [{"$ref": f"#/components/schemas/{name}"} for name in ("Answer", "RecipientRefusal")]
+    schemas["Answers"]["properties"]["results"]["items"] = {"anyOf": results}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -272,9 +286,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "security": [{scheme: []} if scheme else {} for scheme in operation.secured],
     }
     in_path = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
-    parameters = [_parameter(name, "path") for name in in_path] + [
-        _parameter(name, "query") for name in operation.query
-    ]
+    parameters = (
+        [_parameter(name, "path") for name in in_path]
+        + [_parameter(name, "query") for name in operation.query]
+        + [_parameter(name, "header") for name in operation.headers]
+    )
     if parameters:
         told["parameters"] = parameters
     if operation.body is not None:

@@ -30,6 +30,11 @@ from tests.harness import Server, publish, request
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])
 TTL = TtlLimits(3600, 2_592_000)
+OWN_HEADERS = {
+    "authorization", "content-encoding", "content-length", "content-type", "expect", "host", "origin",
+    "sec-websocket-key", "sec-websocket-protocol", "sec-websocket-version", "transfer-encoding", "upgrade",
+    "x-api-key", "x-forwarded-for",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,22 @@ def test_every_door_says_how_it_refuses(spec: dict[str, Any]) -> None:
                     assert answer["content"] == problem, (path, status)
                     assert re.fullmatch(r"`\w+`(; `\w+`)*", answer["description"])
     assert spec["components"]["schemas"]["Problem"]["examples"]
+
+
+def test_every_header_that_is_read_is_described(spec: dict[str, Any]) -> None:
+    """But those that belong to HTTP itself, to authentication and to CORS."""
+    source = "".join(path.read_text() for path in (ROOT / "notifier").rglob("*.py"))
+    read = set(re.findall(r'\.header\(b"([a-z-]+)"\)', source))
+    described = {
+        parameter["name"].lower()
+        for methods in spec["paths"].values()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "header"
+    }
+    assert described == {"idempotency-key", "last-event-id"}
+    assert described <= read
+    assert read - described <= OWN_HEADERS
 
 
 # -- true to the types -------------------------------------------------------------------------------------------------
@@ -320,6 +341,37 @@ def test_what_curl_sends_in_the_documentation() -> None:
             check_example(json.loads(match[1]))
             found += 1
     assert found
+
+
+def names_in(document: dict[str, Any], schema: Any) -> set[str]:
+    """The names of all properties, however deep."""
+    if isinstance(schema, list):
+        return set().union(*(names_in(document, part) for part in schema))
+    if not isinstance(schema, dict):
+        return set()
+    found = set(schema.get("properties", ()))
+    if "$ref" in schema:
+        found |= names_in(document, resolve(document, schema["$ref"]))
+    for key, part in schema.items():
+        if key not in ("examples", "$ref"):
+            found |= names_in(document, part)
+    return found
+
+
+def test_json_within_a_sentence_names_fields_that_there_are(spec: dict[str, Any], frames: dict[str, Any]) -> None:
+    """The pages write `{"state","client_id",…}`: fields of one of the described types."""
+    kinds = [
+        names_in(document, schema) | {"type"}
+        for document in (spec, frames)
+        for schema in document["components"]["schemas"].values()
+    ]
+    found = 0
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for text in re.findall(r"`(\{[^`]*\})`", document.read_text()):
+            names = set(re.findall(r'[{,]\s*"([a-z_]+)"', text))
+            assert any(names <= kind for kind in kinds), (document.name, text)
+            found += bool(names)
+    assert found > 20
 
 
 def test_frames_in_the_protocol_page_have_the_fields_that_they_have() -> None:
