@@ -39,7 +39,8 @@ SEND_BUFFER = 128 * 1024
 """SO_SNDBUF of the listener, inherited by its connections: the kernel would swallow megabytes for a client that does
 not read, where neither the pacing nor the operator can see them."""
 SWITCH_INTERVAL_S = 0.000005
-"""How long a thread may keep Python's lock while another wants it: the writer thread's turns are short."""
+"""How long a thread may keep Python's lock while another wants it. uvloop gives it back after every callback, but takes
+it again at once: only a request that has run out makes it wait for the writer thread, whose turns are short."""
 COLLECT_AFTER = 20_000
 """Net allocations before the youngest generation is collected: what a notification allocates is freed by counting."""
 GRACE_S = 5.0

@@ -97,7 +97,7 @@ class SessionCarrier(Carrier):
                 session.flush_settled()
             if session.out:
                 out, session.out = session.out, []
-                self._write(self.encode(out[0]) if len(out) == 1 else b"".join(map(self.encode, out)))
+                self._write(self.encode(out[0]) if len(out) == 1 else b"".join([self.encode(item) for item in out]))
             if session.ack is not None:
                 ack, session.ack = session.ack, None
                 node.acknowledge(self, ack)

@@ -47,6 +47,14 @@ class FrameReader:
         payload = unmask(data[6:], data[2:6])
         return payload if payload.isascii() else None
 
+    def single_pong(self, data: bytes) -> bytes | None:
+        """The same for one whole pong, which is what acknowledges in `ack=auto`."""
+        if len(data) < 6 or data[0] != 0x8A or len(data) - 6 != data[1] & 0x7F or data[1] < 0x80:
+            return None
+        if self._buffer or len(data) > 131:
+            return None
+        return unmask(data[6:], data[2:6])
+
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """The messages that `data` completes. Control frames come between the fragments of a message (§5.4).
 

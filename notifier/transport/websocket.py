@@ -39,6 +39,9 @@ class WebSocketConnection(SessionCarrier):
             if (text := self._reader.single_text(data)) is not None:
                 session.receive(text, now)
                 return self.pump()
+            if (pong := self._reader.single_pong(data)) is not None:
+                session.receive_pong(pong, now)
+                return self.pump()
             for opcode, payload in self._reader.feed(data):
                 if opcode == frames.TEXT:
                     session.receive(payload, now)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from tests.door.raw import masked
 
 pytestmark = pytest.mark.timeout(0)
 fuzz = settings.get_profile("fuzz")
+Reading = Callable[[FrameReader, bytes], Iterator[tuple[int, bytes]]]
 
 
 @st.composite
@@ -36,12 +39,22 @@ def frames(draw: st.DrawFn) -> bytes:
 streams = st.lists(frames(), max_size=8).map(b"".join) | st.binary(max_size=400)
 
 
-def read(pieces: list[bytes]) -> tuple[list[tuple[int, bytes]], tuple[int, str] | None]:
+def messages(reader: FrameReader, piece: bytes) -> Iterator[tuple[int, bytes]]:
+    """As a connection reads: what is common in one step."""
+    if (text := reader.single_text(piece)) is not None:
+        yield 1, text
+    elif (pong := reader.single_pong(piece)) is not None:
+        yield 10, pong
+    else:
+        yield from reader.feed(piece)
+
+
+def read(pieces: list[bytes], steps: Reading = FrameReader.feed) -> tuple[list[tuple[int, bytes]], Any]:
     """What comes out, and how it ended."""
     reader, out = FrameReader(), []
     try:
         for piece in pieces:
-            for message in reader.feed(piece):
+            for message in steps(reader, piece):
                 out.append(message)
                 if message[0] == 8:
                     parse_close(message[1])
@@ -56,6 +69,7 @@ def test_any_bytes_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     whole = read([data])
     marks = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     assert read([data[a:b] for a, b in pairwise(marks)]) == whole
+    assert read([data[a:b] for a, b in pairwise(marks)], messages) == whole
     assert read([data[n : n + 1] for n in range(len(data))]) == whole
     for opcode, payload in whole[0]:
         assert opcode in (1, 2, 8, 9, 10)

@@ -111,6 +111,21 @@ def test_a_small_whole_text_frame_is_read_in_one_step() -> None:
     assert reader.single_text(frame(TEXT, b"x")) is None, "in the middle of a message"
 
 
+def test_a_pong_is_read_in_one_step() -> None:
+    reader = FrameReader()
+    assert reader.single_pong(frame(PONG, b"\0\xff proof")) == b"\0\xff proof"
+    assert reader.single_pong(frame(PONG, b"")) == b""
+    for other in (
+        frame(PONG, b"x" * 126), frame(PING, b"x"), frame(TEXT, b"x"), frame(PONG, b"x", final=False),
+        frame(PONG, b"x", mask=None), frame(PONG, b"x", head=0x40), frame(PONG, b"xx")[:-1], frame(PONG, b"x") * 2, b"",
+    ):  # fmt: skip
+        assert reader.single_pong(other) is None
+    assert list(reader.feed(frame(TEXT, b"a", final=False))) == []
+    assert reader.single_pong(frame(PONG, b"x")) == b"x", "control frames may come in the middle of a message"
+    assert list(reader.feed(frame(TEXT, b"a")[:1])) == []
+    assert reader.single_pong(frame(PONG, b"x")) is None, "in the middle of a frame"
+
+
 # -- refusing ---------------------------------------------------------------------------------------------------------
 
 
