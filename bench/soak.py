@@ -32,9 +32,9 @@ The state has a bound. Client_ids, ids and receipts come from sets that never gr
 and nothing lives longer than one, so a minute or two after the start the server has nothing more to remember. What
 still fills slowly is bounded too: SQLite's page cache (24 MiB at most), the log's index, the memory of refused
 handshakes, the caches of times and heads, and what Python's and C's allocators keep of their peaks. Hence the first
-fifth of the time (at least a minute, at most half of all) is warm-up; a run of {JUDGED_FROM_MINUTES:.0f} minutes or more is judged by the
-slope of the resident memory, {MOST_MIB_PER_HOUR:.0f} MiB/h at most; a shorter one may grow by {FILLING_MIB:.0f} MiB in
-all, from the first to the last quarter after its warm-up.
+fifth of the time (at least a minute, at most half of all) is warm-up; a run of {JUDGED_FROM_MINUTES:.0f} minutes or
+more is judged by the slope of the resident memory, {MOST_MIB_PER_HOUR:.0f} MiB/h at most; a shorter one may grow by
+{FILLING_MIB:.0f} MiB in all, from the first to the last quarter after its warm-up.
 
 Lost is counted by notification: each one that a publisher was told is stored must have been received by its client, or
 have ended otherwise (expired, collapsed, purged, dropped), as the server says when its id is repeated; and the

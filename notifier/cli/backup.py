@@ -101,6 +101,8 @@ def _check(source: Path) -> None:
 
 
 def _copy_pages(apsw: Any, source: Path, scratch: Path) -> dict[str, int]:
+    from notifier.engine import queries
+
     # Read-only: what is not ours to change stays as it is, also when no server runs and we are the last to close.
     origin = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READONLY)
     target = apsw.Connection(str(scratch))
@@ -114,6 +116,7 @@ def _copy_pages(apsw: Any, source: Path, scratch: Path) -> dict[str, int]:
         if verdict != "ok":
             raise apsw.CorruptError(verdict)
         ((pending,),) = target.execute("SELECT count(*) FROM mail").fetchall()
+        target.execute(queries.USE, (0,))  # it needs no log
     finally:
         target.close()
         origin.close()

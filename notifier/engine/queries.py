@@ -111,6 +111,10 @@ LAST_SEQ = """
 SELECT max((SELECT value FROM meta WHERE name = 'last_seq'), coalesce((SELECT max(seq) FROM mail), 0))
 """
 
+# Whether a server has the file open, or had when it ended: brought into the database at once, see Store.open.
+IN_USE = "SELECT value FROM meta WHERE name = 'in_use'"
+USE = "REPLACE INTO meta VALUES ('in_use', ?)"
+
 LOSSES = "SELECT client_id, reason, total, told FROM loss"
 REVOCATIONS = "SELECT client_id, at_s FROM revocation"
 CURSOR = "SELECT seq FROM cursor WHERE client_id = ?"

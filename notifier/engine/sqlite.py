@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+import structlog
 
 from notifier.clock import Clock
 from notifier.engine import database, queries
@@ -22,6 +23,8 @@ from notifier.engine.mail import MailboxEngine
 from notifier.engine.observer import Observer, tell
 from notifier.engine.writer import SWEEP_START, DiskFailedError, FatalEngineError, Place, Writer
 from notifier.errors import ConfigurationError, EngineUnavailable, NotifierError, StorageFull
+
+_log = structlog.get_logger("notifier.engine")
 
 LOSS_KEPT_MS = 30 * 86_400_000
 """A client that does not come back for this long is not told any more what it lost."""
@@ -60,6 +63,12 @@ class SQLiteEngine(MailboxEngine):
             self._lock.release()
             raise self._cannot_start(error) from error
         self._error = None
+        if self._store.log_missing:
+            _log.critical(
+                "log_missing",
+                detail=f"{self._path}-wal is gone, or {self._path} is a copy of a file that was in use. What was "
+                "accepted last may be missing. If the log is somewhere else: stop, put it beside the file, start.",
+            )
         self._tasks = [self._loop.create_task(self._tick()), self._loop.create_task(self._tidy_up())]
 
     def _cannot_start(self, error: NotifierError) -> NotifierError:

@@ -5,11 +5,13 @@ Nothing else touches the connection, so a slow disk delays answers but never the
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import zlib
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from itertools import chain
 from typing import Any, NamedTuple, cast
@@ -122,6 +124,8 @@ class Store:
         self._durability = durability
         self._cleared = 0
         """Pages that this connection had written when the log was last cleared."""
+        self.log_missing = False
+        """The last server ended without an end, and the log that it must have left is not there."""
         self._connection: apsw.Connection = None  # type: ignore[assignment]  # until it is opened
 
     def open(self, fresh: bool, application_id: int, version: int) -> None:
@@ -129,6 +133,7 @@ class Store:
 
         Raises: apsw.Error; EngineUnavailable when SQLite does not accept a pragma that durability hangs on.
         """
+        log = os.path.exists(self.path + "-wal")
         connection = self._connection = apsw.Connection(self.path)
         connection.set_busy_timeout(5_000)
         # A process that was killed while it made the file leaves pages that SQLite takes back now: none is left.
@@ -149,6 +154,12 @@ class Store:
                 raise EngineUnavailable(f"SQLite answers {name}={got} where {value} was asked for.")
         connection.execute("PRAGMA temp_store=memory; PRAGMA foreign_keys=off")
         connection.execute(queries.TURN)
+        if self.path != ":memory:":
+            self.log_missing = not log and (1,) in connection.execute(queries.IN_USE)
+            # While a server runs, and after it was killed, there is a log. The mark tells a log that is gone from one
+            # that an orderly end has cleared. No more than that, so a full disk or a lock may keep it from being set.
+            with suppress(apsw.FullError, apsw.BusyError, apsw.LockedError):
+                connection.execute(queries.USE, (1,))
 
     def clear_log(self) -> None:
         """Bring what the log holds into the database, so that what comes is not written behind it.
@@ -166,7 +177,10 @@ class Store:
     def close(self, *, checkpoint: bool = True) -> None:
         """Close. `checkpoint`: bring the log into the database; not after the disk has failed."""
         if self._connection is not None:
-            if not checkpoint:
+            if checkpoint:
+                with suppress(apsw.Error):
+                    self._connection.execute(queries.USE, (0,))
+            else:
                 self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._connection.close()
 
@@ -287,5 +301,6 @@ class Store:
             with target.backup("main", self._connection, "main") as copy:
                 while not copy.done:
                     copy.step(1_000)
+            target.execute(queries.USE, (0,))  # it needs no log
         finally:
             target.close()

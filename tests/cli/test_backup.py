@@ -50,6 +50,7 @@ async def test_a_copy_of_a_server_that_is_busy_holds_all_that_was_answered_befor
     assert listing(tmp_path) == ["copy-0.db", "copy-1.db", "copy-2.db", "server0"]
 
     restored = make_server(engine=f"sqlite:///{copies[-1]}")
+    assert "log_missing" not in restored.log, "a copy is whole without one"
     async with Client(restored, "alice", ack="client") as alice:
         got = await alice.notifications(20)
         assert [(frame["seq"], frame["data"]) for frame in got] == [(seq, {"n": n}) for n, seq in enumerate(before)]

@@ -143,10 +143,14 @@ async def test_a_log_that_is_deleted_after_a_crash_takes_only_what_it_held(serve
     kept = filled(server)
     assert server.terminate() == 0
     server.start()
+    server.kill()
+    server.start()
+    assert "log_missing" not in server.log, "after an orderly end there need not be one, after a crash there is"
     lost = filled(server)
     server.kill()
     remove(server, "-wal", "-shm")
     server.start()
+    assert "log_missing" in server.log, "nothing is lost in silence"
     async with Client(server, "alice", ack="client") as alice:
         assert [frame["seq"] for frame in await alice.notifications(len(kept))] == kept
         answer = publish(server, client_id="alice", data="next")
