@@ -67,14 +67,15 @@ async def test_a_disk_that_fails_stops_the_server_and_nothing_answered_is_lost(i
         await assert_all_there(server, accepted)
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
-async def test_a_disk_that_fails_the_checkpoint_stops_the_server(call: str, tmp_path: Path) -> None:
-    """The log is good, and what is copied out of it into the database is not: SQLite by itself would say nothing."""
+@pytest.mark.parametrize(("call", "first"), [("fdatasync", 2), ("pwrite64", 4)])
+async def test_a_disk_that_fails_the_checkpoint_stops_the_server(call: str, first: int, tmp_path: Path) -> None:
+    """The log is good, and what is copied out of it into the database is not: SQLite by itself would say nothing.
+    The checkpoint of the start succeeds."""
     database = tmp_path / "notifier.db"
     store = Store(str(database), "fsync")
     store.open(True, APPLICATION_ID, VERSION)
     store.close()
-    prefix = [*tracer(f"{call}:error=EIO"), "-P", str(database)]
+    prefix = [*tracer(f"{call}:error=EIO:when={first}+"), "-P", str(database)]
     accepted = []
     with Server(tmp_path, prefix=prefix, drain_seconds=0, mailbox_bytes="100MiB") as server:
         for n in range(20):
