@@ -155,7 +155,7 @@ class Store:
         connection.execute("PRAGMA temp_store=memory; PRAGMA foreign_keys=off")
         connection.execute(queries.TURN)
         if self.path != ":memory:":
-            self.log_missing = not log and (1,) in connection.execute(queries.IN_USE)
+            self.log_missing = not log and connection.execute(queries.IN_USE).fetchall() == [(1,)]
             # While a server runs, and after it was killed, there is a log. The mark tells a log that is gone from one
             # that an orderly end has cleared. No more than that, so a full disk or a lock may keep it from being set.
             with suppress(apsw.FullError, apsw.BusyError, apsw.LockedError):

@@ -64,15 +64,15 @@ class Wheel:
             due += self._slots.pop(self._next, ())
             self._next += 1
         if due:
-            self._run(due, 0)
+            self._run(due, 0, now)
 
-    def _run(self, due: list[Timed], start: int) -> None:
+    def _run(self, due: list[Timed], start: int, now: float) -> None:
+        """A slice, by the time of its turn: the process may have been suspended since."""
         if self._handle is None:
             return  # stopped
-        now = self._loop.time()
         for timed in due[start : start + SLICE]:
             again = timed.on_timer(now)
             if again is not None:
                 self.add(timed, again)
         if start + SLICE < len(due):
-            self._loop.call_later(PAUSE_S, self._run, due, start + SLICE)
+            self._loop.call_later(PAUSE_S, self._run, due, start + SLICE, now)

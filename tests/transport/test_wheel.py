@@ -77,6 +77,33 @@ def test_many_are_served_in_slices(loop: VirtualLoop) -> None:
     wheel.stop()
 
 
+def test_who_is_still_to_be_served_when_the_process_pauses_is_judged_by_the_time_before_it(loop: VirtualLoop) -> None:
+    wheel = Wheel(loop)
+    many = [Timed() for _ in range(3 * SLICE)]
+    for timed in many:
+        wheel.add(timed, 1.0)
+    while not many[0].calls:
+        run(loop, 0.001)
+    assert not many[-1].calls
+    loop.now += LATE_S + 60
+    run(loop, GRAIN_S)
+    assert {call for timed in many for call in timed.calls} == set(many[0].calls)
+    assert all(len(timed.calls) == 1 for timed in many)
+    wheel.stop()
+
+
+def test_a_wheel_that_was_stopped_calls_nobody(loop: VirtualLoop) -> None:
+    wheel = Wheel(loop)
+    many = [Timed() for _ in range(2 * SLICE)]
+    for timed in many:
+        wheel.add(timed, 1.0)
+    while not many[0].calls:
+        run(loop, 0.001)
+    wheel.stop()
+    run(loop, 10)
+    assert not many[-1].calls
+
+
 def test_after_a_pause_of_the_process_nobody_is_judged_before_he_was_heard(loop: VirtualLoop) -> None:
     wheel = Wheel(loop)
     timed = Timed()
