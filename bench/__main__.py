@@ -101,7 +101,7 @@ def main() -> int:
         print(json.dumps(results, indent=1, ensure_ascii=False))
     else:
         print(report.table(rows), report.notes(rows), report.goals(rows), sep="\n\n")
-        print("\n" + report.conditions(results["machine"], rows, results["runs"]))
+        print("\n" + report.conditions(results["machine"], rows))
     if chosen.quick:
         say("a quick run: too small and too short to judge anything by")
         return 0

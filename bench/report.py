@@ -98,10 +98,12 @@ def goals(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def conditions(machine: dict[str, Any], rows: Rows, runs: int) -> str:
+def conditions(machine: dict[str, Any], rows: Rows) -> str:
     versions, fsync = machine["versions"], machine["fsync_ms"]
     ours = [row["load_share"] for key, row in rows.items() if key.endswith((".notifier", ".naive")) and "runs" in row]
     share = max(ours, default=0.0)
+    counts = sorted({len(row["runs"]) for row in rows.values() if "runs" in row})
+    runs = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     return (
         f"Medians of {runs} runs, {machine['measured_at'][:10]}. In brackets: ratio to the naive service of the same "
         "run (for batch, auto and queue: to its one-per-request figure). † is explained above. Notifier runs "
@@ -156,7 +158,7 @@ def readme_block(results: dict[str, Any]) -> str:
         table(rows),
         notes(rows),
         "![The same as bars](bench/results/plot.svg)",
-        conditions(results["machine"], rows, results["runs"]),
+        conditions(results["machine"], rows),
         goals(rows),
         "Measure it yourself: `make bench` (bench/README.md says what each line does).",
     ]
