@@ -7,8 +7,9 @@ increment must cost nanoseconds, and prometheus-client's own instruments take a 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,9 +21,27 @@ from prometheus_client.registry import Collector
 
 from notifier.engine.base import AckedBy, LossReason, Stats
 
-QUICK = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-LONG = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0)
-SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+QUICK: Final[tuple[float, ...]] = (
+    0.0005,
+    0.001,
+    0.002,
+    0.004,
+    0.008,
+    0.015,
+    0.03,
+    0.06,
+    0.125,
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    15.0,
+    30.0,
+)
+LONG: Final[tuple[float, ...]] = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0)
+SIZES: Final[tuple[float, ...]] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
 class Histogram:
@@ -52,14 +71,14 @@ class Metrics:
     """One per node. Also the `engine.observer.Observer` of its engine."""
 
     def __init__(self, version: str, engine: str) -> None:
-        self.opened: Counter[str] = Counter()
-        self.closed: Counter[tuple[str, str]] = Counter()
-        self.refused: Counter[str] = Counter()
-        self.turned_away: Counter[str] = Counter()
-        self.publishes: Counter[str] = Counter()
-        self.settled_by: Counter[str] = Counter()
-        self.lost: Counter[str] = Counter()
-        self.engine_errors: Counter[str] = Counter()
+        self.opened: dict[str, int] = defaultdict(int)
+        self.closed: dict[tuple[str, str], int] = defaultdict(int)
+        self.refused: dict[str, int] = defaultdict(int)
+        self.turned_away: dict[str, int] = defaultdict(int)
+        self.publishes: dict[str, int] = defaultdict(int)
+        self.settled_by: dict[str, int] = defaultdict(int)
+        self.lost: dict[str, int] = defaultdict(int)
+        self.engine_errors: dict[str, int] = defaultdict(int)
         self.operations: dict[str, Histogram] = {}
         self.resent = self.collapsed = self.slow_consumers = self.acks_ignored = 0
         self.duration = Histogram((1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604800.0))

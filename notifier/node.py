@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -37,13 +38,13 @@ from notifier.protocol import Close
 
 _log = structlog.get_logger("notifier.node")
 
-PAGE_BYTES = 128 * 1024
+PAGE_BYTES: Final = 128 * 1024
 """What a session reads at once: with 256 KiB unsent before it, still far from the 1 MiB that ends a connection."""
-RECONCILE_S = 10.0
+RECONCILE_S: Final = 10.0
 """How often a node looks for wakes that were lost."""
-SLICE = 200
+SLICE: Final = 200
 """Connections that a loop over many handles before it lets others go on."""
-MAX_WAITING = 1_000
+MAX_WAITING: Final = 1_000
 
 Waiter = Callable[[State, AckedBy | None], None]
 

@@ -36,7 +36,7 @@ class Session:
 
     __slots__ = (
         "_bucket", "_bucket_at", "_floor", "_full_since", "_gap_ping", "_heard_of", "_heartbeat", "_inflight",
-        "_out_size", "_pings", "_told", "_warned", "ack", "ack_mode", "acked", "behind", "closing",
+        "_out_size", "_pings", "_told", "_warned", "ack", "ack_mode", "acked", "behind", "client_id", "closing",
         "connection_id", "filled", "heard_at", "identity", "ignored_acks", "limits", "others_settled", "out",
         "paused", "position", "reading", "seen", "verify",
     )  # fmt: skip
@@ -44,6 +44,7 @@ class Session:
     def __init__(self, connection_id: str, identity: Identity, ack_mode: AckMode, limits: Limits, now: float) -> None:
         self.connection_id = connection_id
         self.identity = identity
+        self.client_id = identity.client_id
         self.ack_mode: AckMode = ack_mode
         self.limits = limits
         self.position = 0
@@ -82,10 +83,6 @@ class Session:
         self._out_size = 0
         self._bucket = float(conversation.BUCKET)
         self._bucket_at = now
-
-    @property
-    def client_id(self) -> str:
-        return self.identity.client_id
 
     @property
     def inflight(self) -> int:
@@ -261,31 +258,34 @@ class Session:
 
     def receive(self, payload: bytes, now: float) -> None:
         """One text message, valid UTF-8."""
+        if seq := codec.plain_ack(payload):
+            return self._receive_ack(seq, False, now)
         try:
             frame = codec.decode(payload)
         except BadJson as error:
             self._say(protocol.ErrorFrame("bad_frame", error.detail))
             return self.close(Close.BAD_FRAME, "bad_frame")
         if type(frame) is protocol.Ack:
-            if frame.seq > self.acked and frame.seq <= self.position:
-                self.acked = frame.seq
-                self._shrink(frame.seq)
-                self._acknowledge(frame.seq, "client", frame.confirm)
-                return None  # one that advances is free
-            if self.spend(now):
-                if frame.seq > self.position:
-                    self.ignored_acks += 1
-                elif frame.confirm:
-                    self._acknowledge(frame.seq, "client", True)
-                elif self._told is not None:
-                    self._acknowledge(self.acked, "client", False)
-            return None
+            return self._receive_ack(frame.seq, frame.confirm, now)
         if self.spend(now):
             if type(frame) is protocol.Ping:
                 self._say(protocol.Pong())
             elif type(frame) is protocol.Auth:
                 self.verify = frame.token
         return None
+
+    def _receive_ack(self, seq: int, confirm: bool, now: float) -> None:
+        if seq > self.acked and seq <= self.position:
+            self.acked = seq
+            self._shrink(seq)
+            self._acknowledge(seq, "client", confirm)
+        elif self.spend(now):  # one that advances is free
+            if seq > self.position:
+                self.ignored_acks += 1
+            elif confirm:
+                self._acknowledge(seq, "client", True)
+            elif self._told is not None:
+                self._acknowledge(self.acked, "client", False)
 
     def receive_pong(self, payload: bytes, now: float) -> None:
         """A pong: the proof of a ping of ours, cumulatively; or one that nobody asked for (RFC 6455 §5.5.3)."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from notifier.errors import BadJson
 
-MAX_DEPTH = 64
+MAX_DEPTH: Final = 64
 
-_MANY_DIGITS = 309  # the largest double has so many
-_DIGITS = re.compile(rb"[0-9]{%d}" % _MANY_DIGITS)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_decode = msgspec.json.decode
+_MANY_DIGITS: Final = 309  # the largest double has so many
+_DIGITS: Final = re.compile(rb"[0-9]{%d}" % _MANY_DIGITS)
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_decode: Final = msgspec.json.decode
 
 
 def parse(text: bytes) -> Any:
@@ -44,13 +44,19 @@ def check(text: bytes) -> Any:
         raise BadJson("The text is not UTF-8. Send JSON in UTF-8.") from None
     except RecursionError:
         raise BadJson(f"Nested deeper than {MAX_DEPTH} levels.") from None
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+    if may_be_deep(text) and _depth(text) > MAX_DEPTH:
         raise BadJson(f"Nested deeper than {MAX_DEPTH} levels.")
-    # A run of so many digits covers one of these places, so that looking at them alone rules it out nearly always.
-    sample = text[_MANY_DIGITS - 1 :: _MANY_DIGITS]
-    if sample and sample.translate(None, b"0123456789") != sample and _DIGITS.search(text):
-        json.loads(text, parse_int=_finite)
+    if len(text) >= _MANY_DIGITS:
+        # A run of so many digits covers one of these places, so that looking at them alone rules it out nearly always.
+        sample = text[_MANY_DIGITS - 1 :: _MANY_DIGITS]
+        if sample.translate(None, b"0123456789") != sample and _DIGITS.search(text):
+            json.loads(text, parse_int=_finite)
     return value
+
+
+def may_be_deep(text: bytes) -> bool:
+    """Whether JSON that parses can have more than MAX_DEPTH levels: each takes two bytes, and a bracket."""
+    return len(text) > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH
 
 
 def _finite(digits: str) -> float:

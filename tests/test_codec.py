@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier import codec, protocol
-from notifier.codec import decode, notification_frame, rfc3339, transient_frame
+from notifier.codec import decode, notification_frame, plain_ack, rfc3339, transient_frame
 from notifier.engine.base import Notification
 from notifier.errors import BadJson
 from notifier.protocol import Ack, Auth, Ping
@@ -111,6 +111,25 @@ def test_times_are_rfc_3339_with_milliseconds(ms: int, text: str) -> None:
 )
 def test_known_frames(payload: bytes, frame: object) -> None:
     assert decode(payload) == frame
+
+
+PLAIN = b'{"type":"ack","seq":%b}'
+
+
+@given(st.integers(1, 2**53 - 1))
+def test_a_plain_acknowledgement_is_read_at_a_glance(seq: int) -> None:
+    payload = json.dumps({"type": "ack", "seq": seq}, separators=(",", ":")).encode()
+    assert plain_ack(payload) == seq
+    assert decode(payload) == Ack(seq)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [PLAIN % seq for seq in (b"", b"0", b"01", b"-1", b"1.0", b"1e3", b" 1", b'"1"', b"true", b"9" * 17, b"\xb2")]
+    + [PLAIN % b'1,"confirm":true', PLAIN % b'1,"seq":2', PLAIN % b"1" + b" ", PLAIN[:-4], b" " + PLAIN % b"1", b""],
+)
+def test_whatever_else_it_may_be_is_left_to_the_reader(payload: bytes) -> None:
+    assert plain_ack(payload) == 0
 
 
 @pytest.mark.parametrize(

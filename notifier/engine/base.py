@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from notifier.errors import NotifierError
 
@@ -19,7 +19,7 @@ State: TypeAlias = Literal["pending", "delivered", "expired", "collapsed", "purg
 EndReason: TypeAlias = Literal["expired", "collapsed", "purged", "dropped"]
 LossReason: TypeAlias = Literal["expired", "overflow", "purged"]
 
-LOSSES: dict[EndReason, LossReason] = {"expired": "expired", "dropped": "overflow", "purged": "purged"}
+LOSSES: Final[dict[EndReason, LossReason]] = {"expired": "expired", "dropped": "overflow", "purged": "purged"}
 """Which ends the client is told of by `gap`, under which reason. A collapse is no loss."""
 
 

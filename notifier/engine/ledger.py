@@ -6,6 +6,7 @@ Changes that must be durable are put into `_next`, the batch of the commit to co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from notifier.clock import Clock
 from notifier.engine import queries
@@ -14,7 +15,7 @@ from notifier.engine.batch import Append, Batch, Ending
 from notifier.engine.mailboxes import RECEIPT, Cell, Expiries, Mailbox
 from notifier.errors import MailboxFull, NotifierError, StorageFull
 
-_NONE: set[int] = set()
+_NONE: Final[set[int]] = set()
 
 
 class Ledger:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from notifier.clock import Clock
 from notifier.engine import queries
@@ -34,9 +34,9 @@ from notifier.engine.observer import Observer, tell
 from notifier.engine.writer import FatalEngineError, Known, Store, Writer, translate
 from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 
-LAZY_S = 0.02
+LAZY_S: Final = 0.02
 """How long an acknowledgement waits for company."""
-READ_BYTES = 4 * 1024 * 1024
+READ_BYTES: Final = 4 * 1024 * 1024
 """Bytes of mail that one turn reads, over all mailboxes: what a thousand clients that come back hold in memory."""
 
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-RECEIPT = 1
+RECEIPT: Final = 1
 """Flag: the publisher asked for a receipt."""
-LIVE = 2
+LIVE: Final = 2
 """Flag: a session took it when it was accepted."""
-WRITTEN = 4
+WRITTEN: Final = 4
 """Flag: a carrier has written it at least once."""
-_SHIFT = 3
-_STRIDE = 3
+_SHIFT: Final = 3
+_STRIDE: Final = 3
 
 Cell: TypeAlias = tuple[int, int, int, str | None]
 """A removed entry: seq, expiry, size and flags, collapse_key."""
@@ -89,8 +89,9 @@ class Mailbox:
 
     def upto(self, seq: int) -> list[int]:
         """All seqs up to `seq`."""
-        if self._cells and self._cells[-_STRIDE] <= seq:
-            return self._cells[::_STRIDE].tolist()
+        cells = self._cells
+        if cells and cells[-_STRIDE] <= seq:
+            return [cells[0]] if len(cells) == _STRIDE else cells[::_STRIDE].tolist()
         return self._cells[: self._find(seq + 1) * _STRIDE : _STRIDE].tolist()
 
     def after(self, seq: int, through: int, count: int, size: int) -> list[int]:
@@ -143,7 +144,7 @@ class Mailbox:
     def take(self, seqs: Sequence[int]) -> list[Cell]:
         """Remove these entries where present; returns them for `restore`."""
         cells, count = self._cells, len(seqs)
-        if not self.keys and count and cells[: count * _STRIDE : _STRIDE].tolist() == seqs:
+        if not self.keys and count and self._starts_with(seqs, count):
             return self._take_front(count)  # a cumulative acknowledgement, nearly always
         taken: list[Cell] = []
         for seq in seqs:
@@ -153,6 +154,12 @@ class Mailbox:
                 self.size -= cells[at + 2] >> _SHIFT
                 del cells[at : at + _STRIDE]
         return taken
+
+    def _starts_with(self, seqs: Sequence[int], count: int) -> bool:
+        cells = self._cells
+        if count == 1:
+            return bool(cells) and cells[0] == seqs[0]
+        return cells[: count * _STRIDE : _STRIDE].tolist() == seqs
 
     def _take_front(self, count: int) -> list[Cell]:
         cells = self._cells

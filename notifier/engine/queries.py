@@ -6,7 +6,7 @@ from typing import Final
 # is one step of SQLite. Python's lock is given back and taken again around every step, so with a statement per table
 # the writer thread queued for that lock a dozen times per commit, behind a busy event loop (docs/performance.md).
 # Rows are bound as they are; taking them out of one JSON text costs SQLite three times as much.
-TURN = """
+TURN: Final = """
 CREATE TEMP VIEW turn AS SELECT NULL AS what, NULL AS seq, NULL AS client_id, NULL AS expires_ms, NULL AS flags,
     NULL AS size, NULL AS collapse_key, NULL AS id, NULL AS event, NULL AS accepted_ms, NULL AS crc, NULL AS data,
     NULL AS digest, NULL AS until_ms;
@@ -41,44 +41,44 @@ SETTLED: Final = 4
 TURN_WIDTH: Final = 14
 # One statement per number of rows would be prepared again and again: what is missing is filled up with rows of NULLs,
 # which no trigger takes.
-TURN_SIZES: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_ROW = "(" + ",".join("?" * TURN_WIDTH) + ")"
-TURN_ROWS: dict[int, str] = {size: "INSERT INTO turn VALUES " + ",".join([_ROW] * size) for size in TURN_SIZES}  # noqa: S608 - our own
+TURN_SIZES: Final[tuple[int, ...]] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_ROW: Final = "(" + ",".join("?" * TURN_WIDTH) + ")"
+TURN_ROWS: Final[dict[int, str]] = {size: "INSERT INTO turn VALUES " + ",".join([_ROW] * size) for size in TURN_SIZES}  # noqa: S608 - our own
 
 # Out of the mailbox, however that came.
-DELETE = "DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(?1))"
+DELETE: Final = "DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(?1))"
 
 # How these ended, where it was not by an acknowledgement of the client; goes before DELETE.
-MARK = """
+MARK: Final = """
 UPDATE dedup SET state = ?2 WHERE (id, client_id) IN (
     SELECT id, client_id FROM mail WHERE seq IN (SELECT value FROM json_each(?1)))
 """
 
 # The end of their receipts, if they have any; the first end stays for ever.
-CLOSE = """
+CLOSE: Final = """
 UPDATE receipt SET state = ?2, settled_ms = ?3, acked_by = ?4
 WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending'
 """
 
-RECEIPT = (
+RECEIPT: Final = (
     "REPLACE INTO receipt (id, client_id, seq, state, accepted_ms, until_ms) VALUES (?1, ?2, ?3, 'pending', ?4, ?5)"
 )
-SENT = "UPDATE receipt SET sent_ms = coalesce(sent_ms, ?2), attempts = attempts + ?3 WHERE seq = ?1"
+SENT: Final = "UPDATE receipt SET sent_ms = coalesce(sent_ms, ?2), attempts = attempts + ?3 WHERE seq = ?1"
 
 # [client_id, seq] pairs, noted at ?2.
-CURSORS = """
+CURSORS: Final = """
 INSERT INTO cursor SELECT value->>0, value->>1, ?2 FROM json_each(?1) WHERE true
 ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), at_ms = excluded.at_ms
 """
 
-LOSS = "REPLACE INTO loss VALUES (?1, ?2, ?3, ?4, ?5)"
-FORGET_LOSS = "DELETE FROM loss WHERE client_id = ?1 AND reason = ?2"
+LOSS: Final = "REPLACE INTO loss VALUES (?1, ?2, ?3, ?4, ?5)"
+FORGET_LOSS: Final = "DELETE FROM loss WHERE client_id = ?1 AND reason = ?2"
 
-REVOKE = "REPLACE INTO revocation VALUES (?1, ?2)"
-LIFT = "DELETE FROM revocation WHERE client_id = ?1"
+REVOKE: Final = "REPLACE INTO revocation VALUES (?1, ?2)"
+LIFT: Final = "DELETE FROM revocation WHERE client_id = ?1"
 
 # All that is kept of a client but its mail, which goes by DELETE, and a revocation.
-ERASE = (
+ERASE: Final = (
     "DELETE FROM dedup WHERE client_id = ?1",
     "DELETE FROM receipt WHERE client_id = ?1",
     "DELETE FROM cursor WHERE client_id = ?1",
@@ -87,55 +87,55 @@ ERASE = (
 )
 
 # Set a damaged record aside; DELETE follows.
-SET_ASIDE = "INSERT OR IGNORE INTO damaged SELECT seq, client_id, id, ?2, data FROM mail WHERE seq = ?1"
+SET_ASIDE: Final = "INSERT OR IGNORE INTO damaged SELECT seq, client_id, id, ?2, data FROM mail WHERE seq = ?1"
 
 # Which of these [id, client_id] pairs were accepted before, and whether that mail is pending.
 # One row, one step: Python's lock is taken back once, not per row (so in all that follows).
-KNOWN = """
+KNOWN: Final = """
 SELECT json_group_array(json_array(d.id, d.client_id, d.seq, d.digest, d.expires_ms, d.until_ms, d.state,
        EXISTS (SELECT 1 FROM mail WHERE mail.seq = d.seq)))
 FROM json_each(?) AS wanted JOIN dedup AS d ON d.id = wanted.value->>0 AND d.client_id = wanted.value->>1
 """
 
 # The mail with these seqs.
-READ = """
+READ: Final = """
 SELECT json_group_array(json_array(seq, client_id, id, event, collapse_key, accepted_ms, expires_ms, flags, crc, data))
 FROM mail WHERE seq IN (SELECT value FROM json_each(?))
 """
 
 # All pending mail, for the index in memory.
-LOAD = "SELECT seq, client_id, expires_ms, size, flags, collapse_key FROM mail ORDER BY seq"
+LOAD: Final = "SELECT seq, client_id, expires_ms, size, flags, collapse_key FROM mail ORDER BY seq"
 
 # The highest seq that was ever given, as far as anything tells it.
-LAST_SEQ = """
+LAST_SEQ: Final = """
 SELECT max((SELECT value FROM meta WHERE name = 'last_seq'), coalesce((SELECT max(seq) FROM mail), 0))
 """
 
 # Whether a server has the file open, or had when it ended: brought into the database at once, see Store.open.
-IN_USE = "SELECT value FROM meta WHERE name = 'in_use'"
-USE = "REPLACE INTO meta VALUES ('in_use', ?)"
+IN_USE: Final = "SELECT value FROM meta WHERE name = 'in_use'"
+USE: Final = "REPLACE INTO meta VALUES ('in_use', ?)"
 
-LOSSES = "SELECT client_id, reason, total, told FROM loss"
-REVOCATIONS = "SELECT client_id, at_s FROM revocation"
-CURSOR = "SELECT seq FROM cursor WHERE client_id = ?"
+LOSSES: Final = "SELECT client_id, reason, total, told FROM loss"
+REVOCATIONS: Final = "SELECT client_id, at_s FROM revocation"
+CURSOR: Final = "SELECT seq FROM cursor WHERE client_id = ?"
 
-RECEIPTS = """
+RECEIPTS: Final = """
 SELECT json_group_array(json_array(id, client_id, seq, state, accepted_ms, sent_ms, settled_ms, acked_by, attempts))
 FROM receipt WHERE id = ?1 AND (?2 IS NULL OR client_id = ?2) AND until_ms > ?3
 """
 
 # Forget ids whose window has passed and whose mail is gone: ?3 rows from the key (?1, ?2) on.
 # Returns the last key looked at, so that the next call goes on there.
-SWEEP_SPAN = """
+SWEEP_SPAN: Final = """
 SELECT id, client_id FROM (
     SELECT id, client_id FROM dedup WHERE (id, client_id) > (?1, ?2) ORDER BY id, client_id LIMIT ?3
 ) ORDER BY id DESC, client_id DESC LIMIT 1
 """
-SWEEP = """
+SWEEP: Final = """
 DELETE FROM dedup WHERE (id, client_id) > (?1, ?2) AND (id, client_id) <= (?3, ?4) AND until_ms <= ?5
 AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.seq = dedup.seq)
 """
 # The same for receipts: ?2 rows from the seq ?1 on.
-SWEEP_RECEIPTS_SPAN = "SELECT max(seq) FROM (SELECT seq FROM receipt WHERE seq > ?1 ORDER BY seq LIMIT ?2)"
-SWEEP_RECEIPTS = "DELETE FROM receipt WHERE seq > ?1 AND seq <= ?2 AND until_ms <= ?3 AND state <> 'pending'"
-SWEEP_LOSSES = "DELETE FROM loss WHERE at_ms <= ?"
+SWEEP_RECEIPTS_SPAN: Final = "SELECT max(seq) FROM (SELECT seq FROM receipt WHERE seq > ?1 ORDER BY seq LIMIT ?2)"
+SWEEP_RECEIPTS: Final = "DELETE FROM receipt WHERE seq > ?1 AND seq <= ?2 AND until_ms <= ?3 AND state <> 'pending'"
+SWEEP_LOSSES: Final = "DELETE FROM loss WHERE at_ms <= ?"

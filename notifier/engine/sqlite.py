@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -26,14 +26,14 @@ from notifier.errors import ConfigurationError, EngineUnavailable, NotifierError
 
 _log = structlog.get_logger("notifier.engine")
 
-LOSS_KEPT_MS = 30 * 86_400_000
+LOSS_KEPT_MS: Final = 30 * 86_400_000
 """A client that does not come back for this long is not told any more what it lost."""
-TICK_S = 1.0
-SLICE = 500
+TICK_S: Final = 1.0
+SLICE: Final = 500
 """Mailboxes, or rows of SQLite, that upkeep looks at before it lets others go on."""
-CURSORS = 64
+CURSORS: Final = 64
 """Rows of cursors that one commit takes along."""
-PAUSE_S = 0.002
+PAUSE_S: Final = 0.002
 """Between two slices of upkeep, so that notifications come between."""
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import zlib
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from itertools import chain
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
+from zlib import crc32
 
 import apsw
 import msgspec
@@ -26,16 +26,16 @@ from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 Row = tuple[Any, ...]
 Place = tuple[str, str] | int
 """How far a round of the sweep has come: in the ids by (id, client_id), then in the receipts by seq."""
-SWEEP_START: Place = ("", "")
-LOG_PAGES = 4_000
+SWEEP_START: Final[Place] = ("", "")
+LOG_PAGES: Final = 4_000
 """Pages (16 MB) of log before a checkpoint: fewer cost throughput, none lets the log grow for ever."""
-_NOTHING = (None,) * (queries.TURN_WIDTH * queries.TURN_SIZES[-1])
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.decode
+_NOTHING: Final = (None,) * (queries.TURN_WIDTH * queries.TURN_SIZES[-1])
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.decode
 _Row = tuple[int, str, str, str | None, str | None, int, int, int, int, str]
-_rows = msgspec.json.Decoder(list[_Row])
+_rows: Final = msgspec.json.Decoder(list[_Row])
 _Known = tuple[str, str, int, int, int, int, str | None, int]
-_known = msgspec.json.Decoder(list[_Known])
+_known: Final = msgspec.json.Decoder(list[_Known])
 
 
 class Known(NamedTuple):
@@ -51,11 +51,12 @@ class Known(NamedTuple):
 
 def checksum(
     seq: int, client_id: str, id: str, event: str | None, collapse_key: str | None, accepted_ms: int, expires_ms: int,
-    data: bytes,
+    data_crc: int,
 ) -> int:  # fmt: skip
-    """CRC-32 over everything that is delivered, and to whom: a flipped bit in the file must not be."""
-    head = f"{seq}\0{client_id}\0{id}\0{event}\0{collapse_key}\0{accepted_ms}\0{expires_ms}\0"
-    return zlib.crc32(data, zlib.crc32(head.encode()))
+    """CRC-32 over everything that is delivered, and to whom: a flipped bit in the file must not be. `data_crc`: that of
+    the data alone."""
+    head = f"{seq}\0{client_id}\0{id}\0{event}\0{collapse_key}\0{accepted_ms}\0{expires_ms}"
+    return crc32(head.encode(), data_crc)
 
 
 class Writer:
@@ -242,7 +243,7 @@ class Store:
             return self._read_one_by_one(seqs)
         for seq, client_id, id, event, key, accepted_ms, expires_ms, flags, crc, text in rows:
             data = text.encode()
-            if crc != checksum(seq, client_id, id, event, key, accepted_ms, expires_ms, data):
+            if crc != checksum(seq, client_id, id, event, key, accepted_ms, expires_ms, crc32(data)):
                 damaged.append(seq)
                 continue
             found[seq] = Notification(

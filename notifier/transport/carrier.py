@@ -5,7 +5,7 @@ differ in how they encode what a session says, in what they hear, and in how the
 from __future__ import annotations
 
 from traceback import extract_tb
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import structlog
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("notifier.carrier")
 
-HIGH_WATER = 256 * 1024
-LOW_WATER = 64 * 1024
-MAX_UNSENT = 1024 * 1024
-STALL_S = 30.0
-_GONE = -2
-LINGER_S = 1.0
+HIGH_WATER: Final = 256 * 1024
+LOW_WATER: Final = 64 * 1024
+MAX_UNSENT: Final = 1024 * 1024
+STALL_S: Final = 30.0
+_GONE: Final = -2
+LINGER_S: Final = 1.0
 """How long the peer has to take our goodbye before it is cut off."""
 
 

@@ -7,13 +7,20 @@ sans-I/O core and keeps nothing per connection while nothing is half-read (docs/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from notifier.protocol import MAX_CLIENT_FRAME, Close
 
-TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
-MAX_FRAGMENTS = 1024
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+MAX_FRAGMENTS: Final = 1024
 
-_CLOSE_CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
+_SHORT: Final = [bytes((0x80 | opcode, size)) for opcode in range(PONG + 1) for size in range(128)]
+_MEDIUM: Final = [bytes((0x80 | opcode, 126)) for opcode in range(PONG + 1)]
+_CLOSE_CODES: Final = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
 
 
 class FrameError(Exception):
@@ -167,9 +174,9 @@ def encode(opcode: int, payload: bytes) -> bytes:
     """A whole frame of a server: final, not masked (§5.2)."""
     size = len(payload)
     if size < 126:
-        return bytes((0x80 | opcode, size)) + payload
+        return _SHORT[opcode << 7 | size] + payload
     if size < 65536:
-        return bytes((0x80 | opcode, 126, size >> 8, size & 0xFF)) + payload
+        return _MEDIUM[opcode] + size.to_bytes(2) + payload
     return bytes((0x80 | opcode, 127)) + size.to_bytes(8) + payload
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httptools
 
@@ -20,19 +20,19 @@ from notifier.transport.door import Door
 from notifier.transport.problems import BadRequest
 from notifier.transport.request import Head, Request
 
-MAX_HEAD = 64 * 1024
-MAX_HEADERS = 128
-MAX_URL = 16 * 1024
-REQUEST_DEADLINE_S = 10.0
-IDLE_S = 75.0
+MAX_HEAD: Final = 64 * 1024
+MAX_HEADERS: Final = 128
+MAX_URL: Final = 16 * 1024
+REQUEST_DEADLINE_S: Final = 10.0
+IDLE_S: Final = 75.0
 """How long a connection is kept between requests: longer than the pools of common HTTP clients keep theirs."""
-DRAIN_BYTES = 1024 * 1024
+DRAIN_BYTES: Final = 1024 * 1024
 """How much of a refused body is read, and thrown away, so that the peer gets to see the answer."""
-LINGER_S = 2.0
-SLICE = 16 * 1024
+LINGER_S: Final = 2.0
+SLICE: Final = 16 * 1024
 """How many bytes are parsed before the requests in them are answered: pipelined ones are kept as the bytes they are."""
 
-_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class HttpProtocol:

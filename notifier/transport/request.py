@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from notifier.errors import NotifierError
 from notifier.transport.problems import problem
@@ -122,5 +122,5 @@ class KnownHeads:
             self._heads[raw] = head
 
 
-_VARYING = frozenset((b"content-encoding", b"transfer-encoding", b"idempotency-key", b"expect", b"upgrade"))
+_VARYING: Final = frozenset((b"content-encoding", b"transfer-encoding", b"idempotency-key", b"expect", b"upgrade"))
 """Headers with a say in what happens to this one request."""

@@ -6,15 +6,15 @@ A timer of the event loop per connection would cost 0.9 KB each and a heap opera
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop, TimerHandle
-from typing import Protocol
+from typing import Final, Protocol
 
-GRAIN_S = 0.25
+GRAIN_S: Final = 0.25
 """How late a deadline may be met."""
-LATE_S = 1.0
+LATE_S: Final = 1.0
 """A turn that is later than this comes after a pause of the whole process."""
-SLICE = 50
+SLICE: Final = 50
 """Connections that are served at once: a heartbeat is a write to each, and who connected together is due together."""
-PAUSE_S = 0.003
+PAUSE_S: Final = 0.003
 """Between two slices, so that thousands of heartbeats take a fifth of the loop and not all of it."""
 
 

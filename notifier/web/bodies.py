@@ -35,21 +35,6 @@ class BroadcastBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     event: str | UnsetType = UNSET
 
 
-class Publication(msgspec.Struct, gc=False):
-    """A valid publish. `id` is None where the server is to make one; `ttl` seconds."""
-
-    client_ids: tuple[str, ...]
-    group: str | None
-    data: bytes
-    ttl: int
-    id: str | None = None
-    event: str | None = None
-    collapse_key: str | None = None
-    receipt: bool = False
-    many: bool = False
-    """The recipients came as `client_ids`, so the answer is a list."""
-
-
 class Answer(msgspec.Struct, omit_defaults=True, gc=False):
     """What a publisher is told of one notification for one client. Times are RFC 3339."""
 

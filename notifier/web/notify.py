@@ -5,6 +5,7 @@ they are what this service is asked all day.
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -27,17 +28,17 @@ from notifier.fields import check_id
 from notifier.node import Node
 from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
-from notifier.web.bodies import Answers, NotifyBody, Publication
-from notifier.web.publication import TtlLimits, check, decode_broadcast, decode_notify, new_id
-from notifier.web.publishing import Gathering, Publishing, Reply, encode, refusal
+from notifier.web.bodies import Answers, NotifyBody
+from notifier.web.publication import Publication, TtlLimits, check, decode_broadcast, decode_notify, new_id
+from notifier.web.publishing import Gathering, Publishing, Reply, ReplyTo, encode, refusal
 
-MAX_BATCH_BYTES = 4 * 1024 * 1024
-MAX_BATCH_ITEMS = 1_000
-MAX_DATA_BYTES = 700 * 1024
+MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
+MAX_BATCH_ITEMS: Final = 1_000
+MAX_DATA_BYTES: Final = 700 * 1024
 """What a connection with 256 KiB unsent can still take, before 1 MiB unsent ends it."""
-_OPTIONS = ("id", "event", "ttl", "collapse_key", "receipt")
-_REPLAYED = b"content-type: application/json\r\nidempotent-replayed: true\r\n"
-_JSON = b"content-type: application/json\r\n"
+_OPTIONS: Final = ("id", "event", "ttl", "collapse_key", "receipt")
+_REPLAYED: Final = b"content-type: application/json\r\nidempotent-replayed: true\r\n"
+_JSON: Final = b"content-type: application/json\r\n"
 
 
 class PublishRoute:
@@ -75,12 +76,20 @@ class PostOnly(MethodNotAllowed):
     headers = (("Allow", "POST"),)
 
 
-def tell(request: Request, reply: Reply) -> None:
-    """Answer `request` with a Reply."""
-    if reply.error is None:
-        request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
-    else:
-        request.respond(reply.status, encode(reply.body), problem_headers(reply.error))
+class _Requester(ReplyTo):
+    """Whoever sent one publish by itself."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def take(self, reply: Reply) -> None:
+        """See ReplyTo."""
+        if reply.error is None:
+            self._request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
+        else:
+            self._request.respond(reply.status, encode(reply.body), problem_headers(reply.error))
 
 
 class Notify(PublishRoute):
@@ -96,7 +105,7 @@ class Notify(PublishRoute):
             strictjson.parse(request.body)  # a body that does not parse is told first
             raise
         publication = decode_notify(request.body, self._ttl, idempotency_key, bool(wait_s))
-        self._publishing.run(publication, request.started, wait_s, partial(tell, request))
+        self._publishing.run(publication, request.started, wait_s, _Requester(request))
 
 
 class NotifyClient(PublishRoute):
@@ -117,7 +126,7 @@ class NotifyClient(PublishRoute):
         if errors:
             raise Invalid("The request is not valid; errors names each field.", errors=errors)
         publication = check(body, data, self._ttl, _idempotency_key(request), bool(wait_s))
-        self._publishing.run(publication, request.started, wait_s, partial(tell, request))
+        self._publishing.run(publication, request.started, wait_s, _Requester(request))
 
 
 class Batch(PublishRoute):
@@ -157,9 +166,9 @@ class Batch(PublishRoute):
         gathering = Gathering(len(publications), partial(self._tell, request, array))
         for at, publication in enumerate(publications):
             if isinstance(publication, NotifierError):
-                gathering.add(at, refusal(publication))
+                gathering.put(at, refusal(publication))
             else:
-                self._publishing.run(publication, request.started, 0, partial(gathering.add, at))
+                self._publishing.run(publication, request.started, 0, gathering.seat(at))
         return None
 
     @staticmethod
@@ -284,7 +293,7 @@ def _data(request: Request) -> bytes:
     return data
 
 
-_items = msgspec.json.Decoder(list[Raw])
+_items: Final = msgspec.json.Decoder(list[Raw])
 
 
 def _array(body: bytes) -> list[bytes]:

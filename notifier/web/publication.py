@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -13,9 +13,9 @@ from msgspec import UNSET
 from notifier import strictjson
 from notifier.errors import BadJson, FieldError, Invalid
 from notifier.fields import check_client_id, check_collapse_key, check_event, check_id
-from notifier.web.bodies import BroadcastBody, NotifyBody, Publication
+from notifier.web.bodies import BroadcastBody, NotifyBody
 
-MAX_RECIPIENTS = 1_000
+MAX_RECIPIENTS: Final = 1_000
 
 
 class TtlLimits(NamedTuple):
@@ -25,9 +25,30 @@ class TtlLimits(NamedTuple):
     maximum: int
 
 
-_notify = msgspec.json.Decoder(NotifyBody)
-_broadcast = msgspec.json.Decoder(BroadcastBody)
-_KINDS: dict[str, tuple[type, str]] = {
+class Publication:
+    """A valid publish. `id` is None where the server is to make one; `ttl` seconds."""
+
+    __slots__ = ("client_ids", "collapse_key", "data", "event", "group", "id", "many", "receipt", "ttl")
+
+    def __init__(
+        self, client_ids: tuple[str, ...], group: str | None, data: bytes, ttl: int, id: str | None = None,
+        event: str | None = None, collapse_key: str | None = None, receipt: bool = False, many: bool = False,
+    ) -> None:  # fmt: skip
+        self.client_ids = client_ids
+        self.group = group
+        self.data = data
+        self.ttl = ttl
+        self.id = id
+        self.event = event
+        self.collapse_key = collapse_key
+        self.receipt = receipt
+        self.many = many
+        """The recipients came as `client_ids`, so the answer is a list."""
+
+
+_notify: Final = msgspec.json.Decoder(NotifyBody)
+_broadcast: Final = msgspec.json.Decoder(BroadcastBody)
+_KINDS: Final[dict[str, tuple[type, str]]] = {
     "client_id": (str, "a string"),
     "client_ids": (list, "a list of strings"),
     "group": (str, "a string"),
@@ -72,7 +93,7 @@ def _decode(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _explain(strictjson.parse(body), kinds) from None
     data = bytes(parsed.data)  # a Raw keeps the whole request alive, and its UTF-8 is not checked
-    strictjson.check(body if body.count(b"[") + body.count(b"{") > strictjson.MAX_DEPTH else data)
+    strictjson.check(body if strictjson.may_be_deep(body) else data)
     # Every key and every string has two quotes. Six outside the data: {"client_id":"…","data":…}, each key once.
     plain = body.count(b'"') - data.count(b'"') == 6
     if not plain:
@@ -168,7 +189,24 @@ def _recipients(body: NotifyBody, errors: list[FieldError]) -> tuple[tuple[str, 
     return tuple(body.client_ids), None
 
 
-_pool = ""
+class _Digits:
+    """Random hexadecimal digits, from a pool: a system call per id is what this saves."""
+
+    __slots__ = ("_at", "_pool")
+
+    def __init__(self) -> None:
+        self._pool = ""
+        self._at = 0
+
+    def take(self, count: int) -> str:
+        if self._at + count > len(self._pool):
+            self._pool, self._at = os.urandom(2000).hex(), 0
+        start = self._at
+        self._at = start + count
+        return self._pool[start : start + count]
+
+
+_digits: Final = _Digits()
 
 
 @lru_cache(maxsize=64)
@@ -179,8 +217,5 @@ def _timestamp(ms: int) -> str:
 
 def new_id(now_ms: int) -> str:
     """A UUIDv7 (RFC 9562 §5.7): it grows with time, so that ids are stored side by side."""
-    global _pool  # a system call per id is what this saves
-    if len(_pool) < 20:
-        _pool = os.urandom(2000).hex()
-    r, _pool = _pool[:19], _pool[19:]
+    r = _digits.take(19)
     return f"{_timestamp(now_ms)}{r[:3]}-{'89ab'[ord(r[3]) & 3]}{r[4:7]}-{r[7:]}"

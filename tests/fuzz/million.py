@@ -58,7 +58,8 @@ def tokens(data: bytes) -> None:
 def messages(data: bytes) -> None:
     try:
         data.decode()
-        codec.decode(data)
+        glance = codec.plain_ack(data)
+        assert glance in (0, getattr(codec.decode(data), "seq", 0))
     except (BadJson, UnicodeDecodeError):
         pass
     with contextlib.suppress(BadJson, Invalid):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from notifier import codec, strictjson
 from notifier.errors import BadJson, Invalid
+from notifier.protocol import Ack
 from notifier.web.publication import TtlLimits, decode_broadcast, decode_notify
 
 pytestmark = pytest.mark.timeout(0)
@@ -100,10 +101,13 @@ def test_client_frames(text: bytes) -> None:
         text.decode()
     except UnicodeDecodeError:
         return  # closed with 1007 before
+    glance = codec.plain_ack(text)
     try:
         frame = codec.decode(text)
     except BadJson:
+        assert not glance
         return
+    assert not glance or frame == Ack(glance)
     value = oracle(text)
     assert type(value) is dict
     if frame is not None:

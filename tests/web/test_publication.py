@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.errors import BadJson, Invalid
-from notifier.web.bodies import Publication
-from notifier.web.publication import TtlLimits, decode_broadcast, decode_notify, new_id
+from notifier.web.publication import Publication, TtlLimits, decode_broadcast, decode_notify, new_id
 
 TTL = TtlLimits(604_800, 2_592_000)
 
@@ -29,7 +28,9 @@ def wrong(body: object, key: str | None = None, wait: bool = False) -> list[str]
 
 
 def test_the_least() -> None:
-    assert decode({"client_id": "alice", "data": None}) == Publication(("alice",), None, b"null", 604_800)
+    found = decode({"client_id": "alice", "data": None})
+    assert (found.client_ids, found.group, found.data, found.ttl) == (("alice",), None, b"null", 604_800)
+    assert (found.id, found.event, found.collapse_key, found.receipt, found.many) == (None, None, None, False, False)
 
 
 def test_everything() -> None:
