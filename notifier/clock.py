@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from notifier.errors import ConfigurationError, Problem
 
@@ -28,23 +28,29 @@ _TOLERANCE_US: Final = 1_000  # not worth slewing, and without slewing a reading
 _read_boot_clock: Final = partial(time.clock_gettime_ns, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class Clock(Protocol):
+class Clock:
     """The time as the code asks for it; tests give a `ManualClock`."""
+
+    __slots__ = ()
 
     def now_us(self) -> int:
         """Unix time in whole microseconds; never less than a value it gave before."""
+        raise NotImplementedError
 
     def now_ms(self) -> int:
         """Unix time in whole milliseconds."""
+        return self.now_us() // 1000
 
     def now(self) -> float:
         """Unix time in seconds."""
+        return self.now_us() / 1_000_000
 
     def monotonic(self) -> float:
         """Seconds since an arbitrary moment, for durations and deadlines."""
+        raise NotImplementedError
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The process's clock. Safe to ask from any thread: its state is one tuple, replaced as a whole."""
 
     __slots__ = ("_anchor", "_boot_ns", "_wall_ns")
@@ -68,13 +74,8 @@ class SystemClock:
             return wall_us + elapsed_ns * (_SECOND_US + slew_us) // _SECOND_NS
         return wall_us + elapsed_ns // 1000
 
-    def now_ms(self) -> int:
-        return self.now_us() // 1000
-
-    def now(self) -> float:
-        return self.now_us() / 1_000_000
-
-    monotonic = staticmethod(time.monotonic)
+    def monotonic(self) -> float:
+        return time.monotonic()
 
     def _follow(self, wall_us: int, base_ns: int, slew_us: int, elapsed_ns: int) -> int:
         elapsed_us = elapsed_ns // 1000
@@ -86,7 +87,7 @@ class SystemClock:
         return now_us
 
 
-class ManualClock:
+class ManualClock(Clock):
     """A clock that stands still until a test moves it."""
 
     __slots__ = ("_monotonic_us", "_now_us")
@@ -101,12 +102,6 @@ class ManualClock:
 
     def now_us(self) -> int:
         return self._now_us
-
-    def now_ms(self) -> int:
-        return self._now_us // 1000
-
-    def now(self) -> float:
-        return self._now_us / 1_000_000
 
     def monotonic(self) -> float:
         return self._monotonic_us / 1_000_000

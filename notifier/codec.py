@@ -101,14 +101,14 @@ def transient_frame(id: str, event: str | None, data: bytes, accepted_ms: int) -
 def _splice(
     id: str, seq: int, event: str | None, collapse_key: str | None, data: bytes, accepted_ms: int, expires_ms: int
 ) -> bytes:
-    head = '{"type":"notification","id":' + _text(id).decode()
+    head = tail = ""
     if seq:
-        head += f',"seq":{seq}'
+        head = f',"seq":{seq}'
     if event is not None:
         head += f',"event":"{event}"'
     if collapse_key is not None:
         head += ',"collapse_key":' + _text(collapse_key).decode()
-    tail = f',"accepted_at":"{rfc3339(accepted_ms)}"'
     if expires_ms:
-        tail += f',"expires_at":"{rfc3339(expires_ms)}"'
-    return b'%b,"data":%b%b}' % (head.encode(), data, tail.encode())
+        tail = f',"expires_at":"{rfc3339(expires_ms)}"'
+    end = f',"accepted_at":"{rfc3339(accepted_ms)}"{tail}}}'
+    return b'{"type":"notification","id":%b%b,"data":%b%b' % (_text(id), head.encode(), data, end.encode())

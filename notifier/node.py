@@ -23,6 +23,7 @@ from notifier.engine.base import (
     EndReason,
     Engine,
     Handed,
+    Listener,
     Losses,
     MailboxState,
     Notification,
@@ -49,8 +50,8 @@ MAX_WAITING: Final = 1_000
 Waiter = Callable[[State, AckedBy | None], None]
 
 
-class Node:
-    """Implements `engine.base.Listener`."""
+class Node(Listener):
+    """See the module."""
 
     def __init__(
         self,

@@ -193,33 +193,33 @@ class Stats(NamedTuple):
     up: bool
 
 
-class Listener(Protocol):
+class Listener:
     """A node, as its engine sees it. Calls may be lost, doubled or late without harm to what is stored."""
 
     def wake(self, notification: Notification, after: int) -> Handed:
         """`notification` is durable. `after` is the seq before it in the mailbox, 0 if it is the only one."""
-        ...
+        raise NotImplementedError
 
     def settled(self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int]) -> None:
         """Everything up to `seq` is settled, durably; `seqs` are those that this acknowledgement settled, and `live`
         those of them that a session took when they were accepted."""
-        ...
+        raise NotImplementedError
 
     def ended(self, client_id: str, reason: EndReason, seqs: Sequence[int], losses: Losses | None) -> None:
         """`seqs` left the mailbox unacknowledged, durably. `losses` is the state after it, if the reason is a loss."""
-        ...
+        raise NotImplementedError
 
     def transient(self, target: Target, frame: bytes) -> Handed:
         """A `ttl: 0` frame for whoever can take it now."""
-        ...
+        raise NotImplementedError
 
     def command(self, client_id: str, action: str) -> int:
         """An operator's word to the sessions of a client: `reconnect`, `ban` or `revoke`. Returns how many heard it."""
-        ...
+        raise NotImplementedError
 
     def failed(self, error: NotifierError) -> None:
         """The engine has stopped for good (fail-stop): this process must end and be started anew."""
-        ...
+        raise NotImplementedError
 
 
 class Engine(Protocol):

@@ -28,7 +28,7 @@ from notifier.fields import check_id
 from notifier.node import Node
 from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
-from notifier.web.bodies import Answers, NotifyBody
+from notifier.web.bodies import NotifyBody
 from notifier.web.publication import Publication, TtlLimits, check, decode_broadcast, decode_notify, new_id
 from notifier.web.publishing import Gathering, Publishing, Reply, ReplyTo, encode, refusal
 
@@ -176,10 +176,7 @@ class Batch(PublishRoute):
         rejected = 0
         parts = []
         for reply in replies:
-            if isinstance(reply.body, Answers):
-                rejected += reply.body.rejected
-            elif reply.error is not None:
-                rejected += 1
+            rejected += reply.rejected
             parts.append(encode({"error": reply.body} if reply.error is not None else reply.body))
         kind = b"application/json" if array else b"application/x-ndjson"
         answer = b"[%b]" % b",".join(parts) if array else b"".join([part + b"\n" for part in parts])

@@ -22,13 +22,17 @@ from notifier.web.publication import Publication, new_id
 class Reply:
     """An answer and how HTTP tells it; `error` where it was refused."""
 
-    __slots__ = ("body", "error", "replayed", "status")
+    __slots__ = ("body", "error", "rejected", "replayed", "status")
 
-    def __init__(self, status: int, body: Any, replayed: bool = False, error: NotifierError | None = None) -> None:
+    def __init__(
+        self, status: int, body: Any, replayed: bool = False, error: NotifierError | None = None, rejected: int = 0
+    ) -> None:
         self.status = status
         self.body = body
         self.replayed = replayed
         self.error = error
+        self.rejected = rejected
+        """How many of its recipients were refused."""
 
 
 class ReplyTo:
@@ -253,7 +257,7 @@ def refusal(error: NotifierError, id: str | None = None) -> Reply:
     body = document(error)
     if id is not None:
         body["id"] = id
-    return Reply(error.status, body, error=error)
+    return Reply(error.status, body, error=error, rejected=1)
 
 
 def _tell_together(publication: Publication, to: ReplyTo, replies: list[Reply]) -> None:
@@ -265,7 +269,7 @@ def _tell_together(publication: Publication, to: ReplyTo, replies: list[Reply]) 
         else:
             first_error = first_error or reply.error
             results.append({"client_id": client_id, "error": reply.body})
-    rejected = sum(reply.error is not None for reply in replies)
+    rejected = sum(reply.rejected for reply in replies)
     accepted = len(replies) - rejected
     status = first_error.status if first_error is not None and not accepted else 202
-    to.take(Reply(status, Answers(accepted, rejected, results)))
+    to.take(Reply(status, Answers(accepted, rejected, results), rejected=rejected))
