@@ -40,8 +40,8 @@ PROVEN: Final = 3
 SETTLED: Final = 4
 TURN_WIDTH: Final = 14
 # One statement per number of rows would be prepared again and again: what is missing is filled up with rows of NULLs,
-# which no trigger takes.
-TURN_SIZES: Final[tuple[int, ...]] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+# which no trigger takes. At most 512: apsw keeps no statement of more than 16 KiB prepared.
+TURN_SIZES: Final[tuple[int, ...]] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _ROW: Final = "(" + ",".join("?" * TURN_WIDTH) + ")"
 TURN_ROWS: Final[dict[int, str]] = {size: "INSERT INTO turn VALUES " + ",".join([_ROW] * size) for size in TURN_SIZES}  # noqa: S608 - our own
 
