@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any, Final
-from zlib import adler32, crc32
 
 import msgspec
 
@@ -18,15 +18,14 @@ Step = tuple[str, Row]
 RECEIPT_KEPT_MS: Final = 7 * 86_400_000
 
 
-def digest(draft: Draft, data_crc: int | None = None) -> int:
-    """Fingerprint of the content that makes a repeat the same: data, event, collapse_key, ttl. It tells a publisher of
-    a mistake; against malice of somebody who has the key it need not stand, so two checksums do. `data_crc`: if known.
-    """
-    crc = crc32(draft.data) if data_crc is None else data_crc
-    crc = crc32(b"\0%d" % draft.ttl, crc)
+def digest(draft: Draft) -> int:
+    """Fingerprint of the content that makes a repeat the same: data, event, collapse_key, ttl. Stored in files: another
+    formula is another `database.VERSION`."""
+    content = blake2b(draft.data, digest_size=8)
+    content.update(b"\0%d" % draft.ttl)
     if draft.event is not None or draft.collapse_key is not None:
-        crc = crc32(f"\0{draft.event}\0{draft.collapse_key}".encode(), crc)
-    return crc << 31 ^ adler32(draft.data)  # 63 bits: SQLite's integers are signed
+        content.update(f"\0{draft.event}\0{draft.collapse_key}".encode())
+    return int.from_bytes(content.digest()) >> 1  # SQLite's integers are signed
 
 
 def repeat(known: Known, content: int, now_ms: int) -> Outcome:
@@ -249,13 +248,12 @@ class Batch:
         rows: list[Row] = []
         for item in self.appends:
             draft = item.draft
-            data_crc = crc32(draft.data)
-            item.digest = digest(draft, data_crc)
+            item.digest = digest(draft)
             if not item.seq or (self.known and item.key in self.known):
                 continue
             client_id, id, data, expires_ms = draft.client_id, draft.id, draft.data, item.expires_ms
             self.last = seq = item.seq
-            crc = checksum(seq, client_id, id, draft.event, draft.collapse_key, item.accepted_ms, expires_ms, data_crc)
+            crc = checksum(seq, client_id, id, draft.event, draft.collapse_key, item.accepted_ms, expires_ms, data)
             rows.append((
                 queries.PUT, seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, len(data),
                 draft.collapse_key, id, draft.event, item.accepted_ms, crc, data.decode(), item.digest,

@@ -51,12 +51,12 @@ class Known(NamedTuple):
 
 def checksum(
     seq: int, client_id: str, id: str, event: str | None, collapse_key: str | None, accepted_ms: int, expires_ms: int,
-    data_crc: int,
+    data: bytes,
 ) -> int:  # fmt: skip
-    """CRC-32 over everything that is delivered, and to whom: a flipped bit in the file must not be. `data_crc`: that of
-    the data alone."""
-    head = f"{seq}\0{client_id}\0{id}\0{event}\0{collapse_key}\0{accepted_ms}\0{expires_ms}"
-    return crc32(head.encode(), data_crc)
+    """CRC-32 over everything that is delivered, and to whom: a flipped bit in the file must not be. Stored in files:
+    another formula is another `database.VERSION`."""
+    head = f"{seq}\0{client_id}\0{id}\0{event}\0{collapse_key}\0{accepted_ms}\0{expires_ms}\0"
+    return crc32(data, crc32(head.encode()))
 
 
 class Writer:
@@ -243,7 +243,7 @@ class Store:
             return self._read_one_by_one(seqs)
         for seq, client_id, id, event, key, accepted_ms, expires_ms, flags, crc, text in rows:
             data = text.encode()
-            if crc != checksum(seq, client_id, id, event, key, accepted_ms, expires_ms, crc32(data)):
+            if crc != checksum(seq, client_id, id, event, key, accepted_ms, expires_ms, data):
                 damaged.append(seq)
                 continue
             found[seq] = Notification(
