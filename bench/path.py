@@ -1,4 +1,4 @@
-"""Where the microseconds of one notification go, without a network: `python -m bench.path [--auto] [--profile]`.
+"""Where the microseconds of one notification go, without a network: `python -m bench.path [--auto] [--batch 100]`.
 
 The real node, engine, sessions and HTTP class, with transports that only count. What is left out is what the kernel
 does: two reads, two writes and their share of epoll. CPU time of the loop and of the writer thread per notification.
@@ -29,10 +29,10 @@ from notifier.settings import load_settings
 from notifier.transport.http import HttpProtocol
 from notifier.transport.websocket import WebSocketConnection
 
-PUBLISHERS, CONNECTIONS = 64, 2_000
+PUBLISHERS, BATCH_PUBLISHERS, CONNECTIONS = 64, 8, 2_000
 KEY = "benchbenchbenchbenchbench"
 BODY = b'{"client_id":"c%d","data":{"text":"about forty-five bytes of payload"}}'
-REQUEST = b"POST /notify HTTP/1.1\r\nHost: localhost\r\nX-API-Key: %b\r\nContent-Length: %d\r\n\r\n%b"
+REQUEST = b"POST %b HTTP/1.1\r\nHost: localhost\r\nX-API-Key: %b\r\nContent-Length: %d\r\n\r\n%b"
 
 
 class CountingTransport:
@@ -88,11 +88,19 @@ def subscribe(parts: Parts, number: int, mode: Any) -> None:
 
 
 def mask(payload: bytes) -> bytes:
-    """As a client masks."""
-    return bytes(byte ^ (1, 2, 3, 4)[at % 4] for at, byte in enumerate(payload))
+    """As a client masks, with the key 01 02 03 04."""
+    key = (b"\1\2\3\4" * (len(payload) // 4 + 1))[: len(payload)]
+    return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(len(payload))
 
 
-async def measure(directory: str, count: int, mode: str, profile: bool) -> None:
+def request(first: int, batch: int) -> bytes:
+    """What one publisher sends: one notification, or `batch` of them."""
+    bodies = [BODY % ((first + at) % CONNECTIONS) for at in range(batch)]
+    path, body = (b"/notify", bodies[0]) if batch == 1 else (b"/batch", b"[%b]" % b",".join(bodies))
+    return REQUEST % (path, KEY.encode(), len(body), body)
+
+
+async def measure(directory: str, count: int, batch: int, mode: str, profile: bool) -> None:
     """Publish `count` notifications in a closed loop and print what each cost."""
     loop = asyncio.get_running_loop()
     parts = Parts(load_settings({
@@ -108,9 +116,8 @@ async def measure(directory: str, count: int, mode: str, profile: bool) -> None:
     def publish(publisher: HttpProtocol) -> None:
         nonlocal sent
         if sent < count:
-            body = BODY % (sent % CONNECTIONS)
-            sent += 1
-            publisher.data_received(REQUEST % (KEY.encode(), len(body), body))
+            sent += batch
+            publisher.data_received(request(sent, batch))
 
     def publisher() -> HttpProtocol:
         protocol, transport = HttpProtocol(None, ServerState, {"door": parts.door}), CountingTransport()
@@ -118,8 +125,8 @@ async def measure(directory: str, count: int, mode: str, profile: bool) -> None:
 
         def told(data: bytes) -> None:
             nonlocal answered
-            assert data.startswith(b"HTTP/1.1 202"), data
-            answered += 1
+            assert data.startswith(b"HTTP/1.1 20"), data
+            answered += batch
             if answered < count:
                 loop.call_soon(publish, protocol)
             elif not finished.done():
@@ -128,7 +135,7 @@ async def measure(directory: str, count: int, mode: str, profile: bool) -> None:
         transport.told = told
         return protocol
 
-    publishers = [publisher() for _ in range(PUBLISHERS)]
+    publishers = [publisher() for _ in range(PUBLISHERS if batch == 1 else BATCH_PUBLISHERS)]
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 50)
@@ -156,11 +163,13 @@ async def measure(directory: str, count: int, mode: str, profile: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.path", description=__doc__)
     parser.add_argument("--count", type=int, default=50_000, help="notifications (default 50,000)")
+    parser.add_argument("--batch", type=int, default=1, help="notifications per request, with /batch (default 1)")
     parser.add_argument("--auto", action="store_true", help="acknowledged by pongs instead of ack frames")
     parser.add_argument("--profile", action="store_true", help="where in Python; inflates calls")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
-        uvloop.run(measure(directory, arguments.count, "auto" if arguments.auto else "client", arguments.profile))
+        mode = "auto" if arguments.auto else "client"
+        uvloop.run(measure(directory, arguments.count, arguments.batch, mode, arguments.profile))
 
 
 if __name__ == "__main__":

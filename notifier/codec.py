@@ -18,6 +18,8 @@ _decoder: Final = msgspec.json.Decoder(ClientFrame)
 encode: Final[Callable[[ServerFrame], bytes]] = msgspec.json.Encoder().encode
 _text: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
 _ACK: Final = b'{"type":"ack","seq":'
+_BRACE: Final = 0x7D
+_ZERO: Final = 0x30
 _KNOWN: Final = frozenset(("ack", "auth", "ping"))
 _QUOTES: Final = {Ack: 6, Auth: 8, Ping: 4}
 """How many quotation marks the names and texts of a frame have, if it holds nothing else."""
@@ -26,9 +28,9 @@ _QUOTES: Final = {Ack: 6, Auth: 8, Ping: 4}
 def plain_ack(payload: bytes) -> int:
     """The seq of an acknowledgement that is written as `JSON.stringify` does it and asks for nothing; 0 for all else,
     which `decode` is to look at."""
-    if payload.startswith(_ACK) and payload.endswith(b"}") and len(payload) <= len(_ACK) + 17:
+    if len(_ACK) + 2 <= len(payload) <= len(_ACK) + 17 and payload[-1] == _BRACE and payload.startswith(_ACK):
         digits = payload[len(_ACK) : -1]
-        if digits.isdigit() and digits[0] != ord("0"):
+        if digits.isdigit() and digits[0] != _ZERO:
             return int(digits)
     return 0
 
@@ -78,6 +80,42 @@ def rfc3339(ms: int) -> str:
     return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
 
 
+class Instant:
+    """RFC 3339, remembering the last: what one commit has stored was accepted in the same millisecond or two."""
+
+    __slots__ = ("_ms", "_text")
+
+    def __init__(self) -> None:
+        self._ms = 0
+        self._text = rfc3339(0)
+
+    def text(self, ms: int) -> str:
+        """See rfc3339."""
+        if ms != self._ms:
+            self._ms, self._text = ms, rfc3339(ms)
+        return self._text
+
+
+class _Ending:
+    """The end of a frame, remembering the last for the same reason."""
+
+    __slots__ = ("_accepted_ms", "_expires_ms", "_text")
+
+    def __init__(self) -> None:
+        self._accepted_ms = self._expires_ms = -1
+        self._text = b""
+
+    def text(self, accepted_ms: int, expires_ms: int) -> bytes:
+        if accepted_ms != self._accepted_ms or expires_ms != self._expires_ms:
+            expires = f',"expires_at":"{rfc3339(expires_ms)}"' if expires_ms else ""
+            self._text = f',"accepted_at":"{rfc3339(accepted_ms)}"{expires}}}'.encode()
+            self._accepted_ms, self._expires_ms = accepted_ms, expires_ms
+        return self._text
+
+
+_ending: Final = _Ending()
+
+
 def notification_frame(n: Notification) -> bytes:
     """The frame of `n`, made once. `data` is spliced in as it came."""
     if not n.frame:
@@ -101,14 +139,12 @@ def transient_frame(id: str, event: str | None, data: bytes, accepted_ms: int) -
 def _splice(
     id: str, seq: int, event: str | None, collapse_key: str | None, data: bytes, accepted_ms: int, expires_ms: int
 ) -> bytes:
-    head = tail = ""
+    quoted = f'"{id}"' if '"' not in id and "\\" not in id else _text(id).decode()
+    head = f'{{"type":"notification","id":{quoted}'
     if seq:
-        head = f',"seq":{seq}'
+        head += f',"seq":{seq}'
     if event is not None:
         head += f',"event":"{event}"'
     if collapse_key is not None:
         head += ',"collapse_key":' + _text(collapse_key).decode()
-    if expires_ms:
-        tail = f',"expires_at":"{rfc3339(expires_ms)}"'
-    end = f',"accepted_at":"{rfc3339(accepted_ms)}"{tail}}}'
-    return b'{"type":"notification","id":%b%b,"data":%b%b' % (_text(id), head.encode(), data, end.encode())
+    return b"".join((head.encode(), b',"data":', data, _ending.text(accepted_ms, expires_ms)))

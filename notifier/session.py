@@ -245,7 +245,7 @@ class Session:
         inflight = self._inflight
         if not inflight or inflight[0] > seq:
             return False
-        self._reopen(inflight[bisect_right(inflight, seq) :])
+        self._reopen([] if inflight[-1] <= seq else inflight[bisect_right(inflight, seq) :])
         return True
 
     def _reopen(self, inflight: list[int]) -> None:

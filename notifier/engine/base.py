@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from notifier.errors import NotifierError
 
@@ -222,22 +222,23 @@ class Listener:
         raise NotImplementedError
 
 
-class Engine(Protocol):
+class Engine:
     """Stores mailboxes and wakes nodes."""
 
     async def start(self) -> None:
         """Open. Raises EngineUnavailable (busy, out of reach) or ConfigurationError (not ours, damaged, newer)."""
-        ...
+        raise NotImplementedError
 
     async def stop(self) -> None:
         """Flush what is queued and close. Everything answered before was durable already."""
-        ...
+        raise NotImplementedError
 
     def attach(self, listener: Listener) -> None:
         """From now on `listener` hears of everything. Several nodes may share one engine."""
-        ...
+        raise NotImplementedError
 
-    def detach(self, listener: Listener) -> None: ...
+    def detach(self, listener: Listener) -> None:
+        raise NotImplementedError
 
     def append(self, draft: Draft, done: Callable[[Outcome], None]) -> None:
         """Store, durably; then wake every listener; then `done`.
@@ -251,7 +252,7 @@ class Engine(Protocol):
         - A full mailbox: MailboxFull, or the oldest end (`dropped`) in the same commit.
         - Errors: IdConflict, MailboxFull, StorageFull, EngineUnavailable. A refused draft uses up no id.
         """
-        ...
+        raise NotImplementedError
 
     def acknowledge(
         self,
@@ -265,11 +266,11 @@ class Engine(Protocol):
 
         Durable within 1 s, and when `done` runs. Repeats, and seqs below the cursor, change nothing.
         """
-        ...
+        raise NotImplementedError
 
     def open(self, client_id: str, done: Callable[[MailboxState | NotifierError], None]) -> None:
         """The state that a session starts with. Expired mail has ended before it is counted."""
-        ...
+        raise NotImplementedError
 
     def read(
         self, client_id: str, after: int, count: int, size: int, done: Callable[[Page | NotifierError], None]
@@ -279,44 +280,46 @@ class Engine(Protocol):
         Only durable mail that is neither settled, ended nor expired when `done` runs. A record whose checksum is
         wrong is set aside, counted, and never handed out.
         """
-        ...
+        raise NotImplementedError
 
     def heads(self, client_ids: Sequence[str], done: Callable[[dict[str, int]], None]) -> None:
         """The highest pending durable seq of each mailbox that has any: how a node finds a wake that was lost."""
-        ...
+        raise NotImplementedError
 
     def transient(self, target: Target, frame: bytes) -> Handed:
         """Hand a frame to every listener, store nothing."""
-        ...
+        raise NotImplementedError
 
     def written(self, notification: Notification) -> bool:
         """A carrier has written it: kept for its receipt, lazily. Whether that was the first time, as far as known."""
-        ...
+        raise NotImplementedError
 
     def receipts(self, id: str, client_id: str | None, done: Callable[[list[Receipt] | NotifierError], None]) -> None:
         """The receipts with this id; more than one when several clients have one and `client_id` is None."""
-        ...
+        raise NotImplementedError
 
-    def overview(self, client_id: str, done: Callable[[Overview | NotifierError], None]) -> None: ...
+    def overview(self, client_id: str, done: Callable[[Overview | NotifierError], None]) -> None:
+        raise NotImplementedError
 
     def purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
         """End pending mail of the client (all, or the one with `seq`) as `purged`, durably; how many."""
-        ...
+        raise NotImplementedError
 
     def erase(self, client_id: str, done: Callable[[NotifierError | None], None]) -> None:
         """Forget all that is kept of a client except a revocation, durably."""
-        ...
+        raise NotImplementedError
 
     def revoke(self, client_id: str, at_s: float | None, done: Callable[[NotifierError | None], None]) -> None:
         """Refuse tokens issued up to `at_s` (unix seconds) from now on, durably; None lifts it."""
-        ...
+        raise NotImplementedError
 
     def command(self, client_id: str, action: str) -> int:
         """Pass an operator's word to every node's sessions of this client."""
-        ...
+        raise NotImplementedError
 
-    def stats(self) -> Stats: ...
+    def stats(self) -> Stats:
+        raise NotImplementedError
 
     def backup(self, path: str, done: Callable[[Any], None]) -> None:
         """Write a consistent copy to `path` while running; `done(None)` or `done(error)`."""
-        ...
+        raise NotImplementedError

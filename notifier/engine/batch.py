@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
 
 from notifier.engine import queries
 from notifier.engine.base import AckedBy, Draft, Duplicate, EndReason, Losses, Notification, Outcome, State
+from notifier.engine.checksums import checksum, digest
 from notifier.engine.mailboxes import RECEIPT, Cell
-from notifier.engine.writer import Known, Row, Store, checksum
+from notifier.engine.writer import Known, Row, Store
 from notifier.errors import IdConflict, NotifierError
 
 Step = tuple[str, Row]
 RECEIPT_KEPT_MS: Final = 7 * 86_400_000
-
-
-def digest(draft: Draft) -> int:
-    """Fingerprint of the content that makes a repeat the same: data, event, collapse_key, ttl. Stored in files: another
-    formula is another `database.VERSION`."""
-    content = blake2b(draft.data, digest_size=8)
-    content.update(b"\0%d" % draft.ttl)
-    if draft.event is not None or draft.collapse_key is not None:
-        content.update(f"\0{draft.event}\0{draft.collapse_key}".encode())
-    return int.from_bytes(content.digest()) >> 1  # SQLite's integers are signed
 
 
 def repeat(known: Known, content: int, now_ms: int) -> Outcome:
@@ -54,7 +44,7 @@ class Append:
     """A draft on its way: `seq` is 0 where it was refused already, and only its id has to be looked up."""
 
     __slots__ = (
-        "accepted_ms", "collapsed", "digest", "done", "draft", "dropped", "expires_ms", "followers", "overcount",
+        "accepted_ms", "collapsed", "done", "draft", "dropped", "expires_ms", "followers", "overcount",
         "refusal", "seq",
     )  # fmt: skip
 
@@ -64,8 +54,6 @@ class Append:
         self.accepted_ms = accepted_ms
         self.expires_ms = accepted_ms + draft.ttl * 1000
         self.seq = 0
-        self.digest = 0
-        """Filled in when its row is made."""
         self.refusal: NotifierError | None = None
         self.followers: list[Append] | None = None
         """Repeats of its id that came while it was on its way."""
@@ -77,6 +65,11 @@ class Append:
     @property
     def key(self) -> tuple[str, str]:
         return self.draft.client_id, self.draft.id
+
+    def digest(self) -> int:
+        """See checksums."""
+        draft = self.draft
+        return digest(draft.data, self.expires_ms - self.accepted_ms, draft.event, draft.collapse_key)
 
     def notification(self) -> Notification:
         """As it is, now that it is stored."""
@@ -177,7 +170,12 @@ class Batch:
         self.dedup_ms = 0
         self.asked: list[tuple[str, str]] = []
         """Ids that the publisher chose: they may have been accepted before."""
-        self.rows: list[Row] = []
+        self.rows: list[Any] = []
+        """The values of queries.TURN, row after row."""
+        self._special: list[Append] = []
+        """Those with more to do than their row says."""
+        self._noted: list[Settling] = []
+        """Those that may have a receipt."""
         self.last = 0
         """The highest seq in `rows`."""
         # Filled in by `run`:
@@ -243,41 +241,43 @@ class Batch:
             return self.displaced.keys() | {e.client_id for e in self.endings if e.reason != "expired"}
         return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[Any]:
         """What nearly every batch holds, for queries.TURN: new mail, and what was acknowledged."""
-        rows: list[Row] = []
+        rows: list[Any] = []
         for item in self.appends:
             draft = item.draft
-            item.digest = digest(draft)
             if not item.seq or (self.known and item.key in self.known):
                 continue
             client_id, id, data, expires_ms = draft.client_id, draft.id, draft.data, item.expires_ms
             self.last = seq = item.seq
-            crc = checksum(seq, client_id, id, draft.event, draft.collapse_key, item.accepted_ms, expires_ms, data)
-            rows.append((
+            if draft.receipt or item.collapsed is not None or item.dropped is not None:
+                self._special.append(item)
+            content = item.digest()
+            crc = checksum(content, seq, client_id, id, item.accepted_ms)
+            rows += (
                 queries.PUT, seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, len(data),
-                draft.collapse_key, id, draft.event, item.accepted_ms, crc, data.decode(), item.digest,
+                draft.collapse_key, id, draft.event, item.accepted_ms, crc, data.decode(), content,
                 item.accepted_ms + self.dedup_ms,
-            ))  # fmt: skip
+            )  # fmt: skip
         if self.last:
-            rows.append(_turn(queries.LAST, self.last, None))
+            rows += _turn(queries.LAST, self.last, None)
         proven: list[int] = []
         settled: list[int] = []
         for settling in self.settlings.values():
             settled += settling.seqs
             if settling.acked_by == "transport":
                 proven += settling.seqs
+            if settling.receipts and settling.seqs:
+                self._noted.append(settling)
         if proven:
-            rows.append(_turn(queries.PROVEN, None, _json(proven)))
+            rows += _turn(queries.PROVEN, None, _json(proven))
         if settled:
-            rows.append(_turn(queries.SETTLED, None, _json(settled)))
+            rows += _turn(queries.SETTLED, None, _json(settled))
         return rows
 
     def _steps(self, now_ms: int) -> Iterator[Step]:
         """What is rarer, as statements of its own."""
-        for item in self.appends:
-            if not item.seq or (self.known and item.key in self.known):
-                continue
+        for item in self._special:
             draft = item.draft
             if draft.receipt:
                 until = item.expires_ms + RECEIPT_KEPT_MS
@@ -285,9 +285,8 @@ class Batch:
             for ending in (item.collapsed, item.dropped):
                 if ending is not None:
                     yield from _ending(ending, now_ms)
-        for settling in self.settlings.values():
-            if settling.receipts and settling.seqs:
-                yield queries.CLOSE, (_json(settling.seqs), "delivered", now_ms, settling.acked_by)
+        for settling in self._noted:
+            yield queries.CLOSE, (_json(settling.seqs), "delivered", now_ms, settling.acked_by)
         for ending in self.endings:
             yield from _ending(ending, now_ms)
         yield from self.steps

@@ -14,7 +14,7 @@ from typing import IO
 from notifier.errors import ConfigurationError, EngineUnavailable
 
 APPLICATION_ID = 0x4E744679  # "NtFy" in the header, so that file(1) and we know it
-VERSION = 1
+VERSION = 2
 LOCK_PATIENCE_S = 10.0
 """A rolling update starts the next process while the last one still drains."""
 
@@ -55,6 +55,11 @@ def inspect(path: str) -> bool:
         raise ConfigurationError(
             f"{path} has schema version {version}, this program knows {VERSION}. Nothing was changed. "
             "Start the newer version that wrote it."
+        )
+    if version < VERSION:
+        raise ConfigurationError(
+            f"{path} has schema version {version}, of before the first release; this program knows {VERSION}. Nothing "
+            "was changed. Let the program that wrote it deliver what is pending, then name another file."
         )
     # With a log or a journal beside it, what is missing may be there, or what is there may be taken back.
     unfinished = any(os.path.exists(path + suffix) for suffix in ("-wal", "-journal"))

@@ -10,7 +10,7 @@ from typing import Final
 
 from notifier.clock import Clock
 from notifier.engine import queries
-from notifier.engine.base import LOSSES, EndReason, EngineOptions, Losses, LossReason
+from notifier.engine.base import LOSSES, EndReason, Engine, EngineOptions, Losses, LossReason
 from notifier.engine.batch import Append, Batch, Ending
 from notifier.engine.mailboxes import RECEIPT, Cell, Expiries, Mailbox
 from notifier.errors import MailboxFull, NotifierError, StorageFull
@@ -18,7 +18,7 @@ from notifier.errors import MailboxFull, NotifierError, StorageFull
 _NONE: Final[set[int]] = set()
 
 
-class Ledger:
+class Ledger(Engine):
     """The state behind `MailboxEngine`."""
 
     def __init__(self, clock: Clock, options: EngineOptions) -> None:

@@ -27,7 +27,7 @@ from notifier.engine.base import (
     Outcome,
     Page,
 )  # fmt: skip
-from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted, conflict, digest, repeat
+from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted, conflict, repeat
 from notifier.engine.ledger import Ledger
 from notifier.engine.mailboxes import LIVE, WRITTEN
 from notifier.engine.observer import Observer, tell
@@ -256,7 +256,7 @@ class MailboxEngine(Ledger):
         if not draft.fresh_id:
             del self._under_way[item.key]
         if known is not None:
-            outcome = repeat(known, item.digest, self._clock.now_ms())
+            outcome = repeat(known, item.digest(), self._clock.now_ms())
         elif item.refusal is not None:
             outcome = item.refusal
         else:
@@ -268,10 +268,10 @@ class MailboxEngine(Ledger):
         tell(item.done, outcome)
         for follower in item.followers or ():
             if known is not None:
-                tell(follower.done, repeat(known, digest(follower.draft), self._clock.now_ms()))
+                tell(follower.done, repeat(known, follower.digest(), self._clock.now_ms()))
             elif not isinstance(outcome, Appended):
                 tell(follower.done, outcome)  # nothing was accepted that it could differ from
-            elif digest(follower.draft) != item.digest:
+            elif follower.digest() != item.digest():
                 tell(follower.done, conflict())
             else:
                 tell(follower.done, Duplicate(item.seq, item.expires_ms, "pending", None))
@@ -300,7 +300,7 @@ class MailboxEngine(Ledger):
         box = self._boxes.get(client_id)
         if box is not None:
             cells = box.take(settling.seqs)
-            seqs = [cell[0] for cell in cells]
+            seqs = settling.seqs if len(cells) == len(settling.seqs) else [cell[0] for cell in cells]
             live = [cell[0] for cell in cells if cell[2] & LIVE]
             self._pending -= len(seqs)
             if not box:

@@ -10,7 +10,7 @@ durable: entries are put in when they are queued and taken out again if their co
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 RECEIPT: Final = 1
@@ -27,12 +27,20 @@ Cell: TypeAlias = tuple[int, int, int, str | None]
 
 
 class Mailbox:
-    """One client's pending mail, oldest first: seq, expiry (unix ms), size (bytes) and flags of each."""
+    """One client's pending mail, oldest first: seq, expiry (unix ms), size (bytes) and flags of each.
 
-    __slots__ = ("_cells", "acking", "keys", "receipts", "size")
+    An entry that is alone, as nearly every one of a connected client is, stands in attributes; `_cells` is made for the
+    second, and goes with the last.
+    """
+
+    __slots__ = ("_cells", "_expires_ms", "_mark", "_seq", "acking", "keys", "receipts", "size")
 
     def __init__(self) -> None:
-        self._cells = array("q")
+        self._seq = 0
+        """Of the entry that is alone, 0 if there is none."""
+        self._expires_ms = 0
+        self._mark = 0
+        self._cells: array[int] | None = None
         self.size = 0
         self.receipts = False
         """Some entry may have asked for a receipt."""
@@ -41,21 +49,29 @@ class Mailbox:
         self.keys: dict[str, list[int]] | None = None
 
     def __len__(self) -> int:
+        if self._cells is None:
+            return 1 if self._seq else 0
         return len(self._cells) // _STRIDE
 
     @property
     def last(self) -> int:
         """The highest seq, 0 when empty."""
-        return self._cells[-_STRIDE] if self._cells else 0
+        return self._seq if self._cells is None else self._cells[-_STRIDE]
 
     @property
     def first(self) -> int:
         """The lowest seq, 0 when empty."""
-        return self._cells[0] if self._cells else 0
+        return self._seq if self._cells is None else self._cells[0]
 
     def put(self, seq: int, expires_ms: int, size: int, flags: int, collapse_key: str | None) -> None:
         """Add the newest entry."""
-        self._cells.extend((seq, expires_ms, size << _SHIFT | flags))
+        if self._cells is None and not self._seq:
+            self._seq, self._expires_ms, self._mark = seq, expires_ms, size << _SHIFT | flags
+        else:
+            cells = self._spread()
+            cells.append(seq)
+            cells.append(expires_ms)
+            cells.append(size << _SHIFT | flags)
         self.size += size
         if flags & RECEIPT:
             self.receipts = True
@@ -64,11 +80,18 @@ class Mailbox:
                 self.keys = {}
             self.keys.setdefault(collapse_key, []).append(seq)
 
-    def _find(self, seq: int) -> int:
+    def _spread(self) -> array[int]:
+        """All entries as cells, because there will be more than one."""
+        if self._cells is None:
+            self._cells = array("q", (self._seq, self._expires_ms, self._mark) if self._seq else ())
+            self._seq = 0
+        return self._cells
+
+    @staticmethod
+    def _find(cells: array[int], seq: int) -> int:
         """Index of the first entry with a seq of at least `seq`."""
-        cells = self._cells
         low, high = 0, len(cells) // _STRIDE
-        if high and cells[-_STRIDE] == seq:
+        if cells[-_STRIDE] == seq:
             return high - 1  # nearly always the newest is meant
         while low < high:
             middle = (low + high) // 2
@@ -78,102 +101,130 @@ class Mailbox:
                 high = middle
         return low
 
+    def _place(self, cells: array[int], seq: int) -> int:
+        """Index into the cells of the entry `seq`, -1 if it is not there."""
+        at = self._find(cells, seq) * _STRIDE
+        return at if at < len(cells) and cells[at] == seq else -1
+
     def __contains__(self, seq: int) -> bool:
-        at = self._find(seq) * _STRIDE
-        return at < len(self._cells) and self._cells[at] == seq
+        if self._cells is None:
+            return self._seq == seq
+        return self._place(self._cells, seq) >= 0
 
     def before(self, seq: int) -> int:
         """The seq of the entry that precedes `seq`, 0 if there is none."""
-        at = self._find(seq)
-        return self._cells[(at - 1) * _STRIDE] if at else 0
+        cells = self._cells
+        if cells is None:
+            return self._seq if self._seq < seq else 0
+        at = self._find(cells, seq)
+        return cells[(at - 1) * _STRIDE] if at else 0
 
     def upto(self, seq: int) -> list[int]:
         """All seqs up to `seq`."""
         cells = self._cells
-        if cells and cells[-_STRIDE] <= seq:
-            return [cells[0]] if len(cells) == _STRIDE else cells[::_STRIDE].tolist()
-        return self._cells[: self._find(seq + 1) * _STRIDE : _STRIDE].tolist()
+        if cells is None:
+            return [self._seq] if 0 < self._seq <= seq else []
+        if cells[-_STRIDE] <= seq:
+            return cells[::_STRIDE].tolist()
+        return cells[: self._find(cells, seq + 1) * _STRIDE : _STRIDE].tolist()
 
     def after(self, seq: int, through: int, count: int, size: int) -> list[int]:
         """Seqs in (seq, through]: at most `count`, about `size` bytes, at least one if there is any."""
         cells = self._cells
+        if cells is None:
+            return [self._seq] if seq < self._seq <= through else []
         found: list[int] = []
-        at = self._find(seq + 1) * _STRIDE
+        at = self._find(cells, seq + 1) * _STRIDE
         while at < len(cells) and cells[at] <= through and len(found) < count and (size > 0 or not found):
             found.append(cells[at])
             size -= cells[at + 2] >> _SHIFT
             at += _STRIDE
         return found
 
-    def flagged(self, seqs: Iterable[int], flag: int) -> list[int]:
-        """Those of these (present) entries that have the flag."""
-        return [seq for seq in seqs if self._cells[self._find(seq) * _STRIDE + 2] & flag]
-
     def mark(self, seq: int, flag: int) -> bool:
         """Set a flag of an entry, if it is still there; whether it was new."""
-        at = self._find(seq) * _STRIDE
-        if at >= len(self._cells) or self._cells[at] != seq:
+        cells = self._cells
+        if cells is None:
+            if self._seq != seq:
+                return False
+            before = self._mark
+            self._mark = before | flag
+            return before & flag != flag
+        at = self._place(cells, seq)
+        if at < 0:
             return False
-        before = self._cells[at + 2]
-        self._cells[at + 2] = before | flag
+        before = cells[at + 2]
+        cells[at + 2] = before | flag
         return before & flag != flag
 
     def expired(self, now_ms: int) -> list[int]:
         """Seqs whose time has passed, but not those being settled."""
         cells = self._cells
+        if cells is None:
+            return [self._seq] if self._seq > self.acking and self._expires_ms <= now_ms else []
         return [
             cells[at] for at in range(0, len(cells), _STRIDE) if cells[at + 1] <= now_ms and cells[at] > self.acking
         ]
 
     def oldest(self, count: int) -> list[int]:
-        """The oldest entries that nothing is settling yet."""
-        start = self._find(self.acking + 1)
-        return self._cells[start * _STRIDE : (start + count) * _STRIDE : _STRIDE].tolist()
+        """The oldest entries that nothing is settling yet: at most `count`, which is 1 or more."""
+        cells = self._cells
+        if cells is None:
+            return [self._seq] if self._seq > self.acking else []
+        start = self._find(cells, self.acking + 1)
+        return cells[start * _STRIDE : (start + count) * _STRIDE : _STRIDE].tolist()
 
     def load(self) -> tuple[int, int]:
         """How many entries, and how many bytes, count against the limits: what is being settled does not."""
-        done = self._find(self.acking + 1) if self.acking else 0
+        cells = self._cells
+        if cells is None:
+            return (1, self.size) if self._seq > self.acking else (0, 0)
+        done = self._find(cells, self.acking + 1) if self.acking else 0
         if not done:
             return len(self), self.size
-        return len(self) - done, self.size - sum(m >> _SHIFT for m in self._cells[2 : done * _STRIDE : _STRIDE])
+        return len(self) - done, self.size - sum(m >> _SHIFT for m in cells[2 : done * _STRIDE : _STRIDE])
 
     def size_of(self, seq: int) -> int:
         """Bytes of this (present) entry."""
-        return self._cells[self._find(seq) * _STRIDE + 2] >> _SHIFT
+        if self._cells is None:
+            return self._mark >> _SHIFT
+        return self._cells[self._place(self._cells, seq) + 2] >> _SHIFT
 
     def take(self, seqs: Sequence[int]) -> list[Cell]:
         """Remove these entries where present; returns them for `restore`."""
         cells, count = self._cells, len(seqs)
-        if not self.keys and count and self._starts_with(seqs, count):
-            return self._take_front(count)  # a cumulative acknowledgement, nearly always
-        taken: list[Cell] = []
-        for seq in seqs:
-            at = self._find(seq) * _STRIDE
-            if at < len(cells) and cells[at] == seq:
-                taken.append((seq, cells[at + 1], cells[at + 2], self._forget_key(seq) if self.keys else None))
-                self.size -= cells[at + 2] >> _SHIFT
-                del cells[at : at + _STRIDE]
+        if cells is None:
+            return self._take_alone(seqs, count)
+        if not self.keys and count and cells[: count * _STRIDE : _STRIDE].tolist() == seqs:
+            taken = self._take_front(cells, count)  # a cumulative acknowledgement, nearly always
+        else:
+            taken = []
+            for seq in seqs:
+                at = self._place(cells, seq) if cells else -1
+                if at >= 0:
+                    taken.append((seq, cells[at + 1], cells[at + 2], self._forget_key(seq)))
+                    self.size -= cells[at + 2] >> _SHIFT
+                    del cells[at : at + _STRIDE]
+        if not cells:
+            self._cells = None
         return taken
 
-    def _starts_with(self, seqs: Sequence[int], count: int) -> bool:
-        cells = self._cells
-        if count == 1:
-            return bool(cells) and cells[0] == seqs[0]
-        return cells[: count * _STRIDE : _STRIDE].tolist() == seqs
+    def _take_alone(self, seqs: Sequence[int], count: int) -> list[Cell]:
+        seq = self._seq
+        if not seq or not (seqs[0] == seq if count == 1 else seq in seqs):
+            return []
+        self._seq = self.size = 0
+        return [(seq, self._expires_ms, self._mark, self._forget_key(seq))]
 
-    def _take_front(self, count: int) -> list[Cell]:
-        cells = self._cells
-        if count == 1:
-            taken: list[Cell] = [(cells[0], cells[1], cells[2], None)]
-            self.size -= cells[2] >> _SHIFT
-        else:
-            taken = [(cells[i], cells[i + 1], cells[i + 2], None) for i in range(0, count * _STRIDE, _STRIDE)]
-            self.size -= sum(mark >> _SHIFT for _, _, mark, _ in taken)
+    def _take_front(self, cells: array[int], count: int) -> list[Cell]:
+        taken: list[Cell] = [(cells[i], cells[i + 1], cells[i + 2], None) for i in range(0, count * _STRIDE, _STRIDE)]
+        self.size -= sum(mark >> _SHIFT for _, _, mark, _ in taken)
         del cells[: count * _STRIDE]
         return taken
 
     def _forget_key(self, seq: int) -> str | None:
-        assert self.keys is not None
+        if not self.keys:
+            return None
         for key, held in self.keys.items():
             if seq in held:
                 held.remove(seq)
@@ -182,11 +233,12 @@ class Mailbox:
                 return key
         return None
 
-    def restore(self, taken: Iterable[Cell]) -> None:
+    def restore(self, taken: Sequence[Cell]) -> None:
         """Put entries back that a failed commit did not remove after all."""
         for seq, expires_ms, mark, key in taken:
-            at = self._find(seq) * _STRIDE
-            self._cells[at:at] = array("q", (seq, expires_ms, mark))
+            cells = self._spread()
+            at = self._find(cells, seq) * _STRIDE if cells else 0
+            cells[at:at] = array("q", (seq, expires_ms, mark))
             self.size += mark >> _SHIFT
             if mark & RECEIPT:
                 self.receipts = True

@@ -12,15 +12,14 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
-from itertools import chain
 from typing import Any, Final, NamedTuple, cast
-from zlib import crc32
 
 import apsw
 import msgspec
 
 from notifier.engine import queries
 from notifier.engine.base import Notification
+from notifier.engine.checksums import checksum, digest
 from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 
 Row = tuple[Any, ...]
@@ -29,7 +28,7 @@ Place = tuple[str, str] | int
 SWEEP_START: Final[Place] = ("", "")
 LOG_PAGES: Final = 4_000
 """Pages (16 MB) of log before a checkpoint: fewer cost throughput, none lets the log grow for ever."""
-_NOTHING: Final = (None,) * (queries.TURN_WIDTH * queries.TURN_SIZES[-1])
+_NOTHING: Final[list[Any]] = [None] * (queries.TURN_WIDTH * queries.TURN_SIZES[-1])
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.decode
 _Row = tuple[int, str, str, str | None, str | None, int, int, int, int, str]
@@ -47,16 +46,6 @@ class Known(NamedTuple):
     until_ms: int
     state: str | None
     pending: bool
-
-
-def checksum(
-    seq: int, client_id: str, id: str, event: str | None, collapse_key: str | None, accepted_ms: int, expires_ms: int,
-    data: bytes,
-) -> int:  # fmt: skip
-    """CRC-32 over everything that is delivered, and to whom: a flipped bit in the file must not be. Stored in files:
-    another formula is another `database.VERSION`."""
-    head = f"{seq}\0{client_id}\0{id}\0{event}\0{collapse_key}\0{accepted_ms}\0{expires_ms}\0"
-    return crc32(data, crc32(head.encode()))
 
 
 class Writer:
@@ -199,20 +188,20 @@ class Store:
             for id, client_id, seq, digest, expires, until, state, pending in _known.decode(text)
         }
 
-    def commit(self, rows: list[Row], steps: Sequence[tuple[str, Row]]) -> None:
-        """One transaction: the rows of queries.TURN, then the steps in their order.
+    def commit(self, rows: list[Any], steps: Sequence[tuple[str, Row]]) -> None:
+        """One transaction: `rows`, the values of queries.TURN row after row, then the steps in their order.
 
         Returns when it is durable. Raises: apsw.Error, and then nothing of it happened; but if the disk has failed the
         checkpoint after it, it may be there at the next start.
         """
         run = self._connection.execute
-        if not steps and len(rows) <= queries.TURN_SIZES[-1]:
+        if not steps and len(rows) <= len(_NOTHING):
             self._turn(rows)  # one statement is a transaction
         else:
             run("BEGIN IMMEDIATE")
             try:
-                for at in range(0, len(rows), queries.TURN_SIZES[-1]):
-                    self._turn(rows[at : at + queries.TURN_SIZES[-1]])
+                for at in range(0, len(rows), len(_NOTHING)):
+                    self._turn(rows[at : at + len(_NOTHING)])
                 for sql, bindings in steps:
                     run(sql, bindings)
                 run("COMMIT")
@@ -225,12 +214,10 @@ class Store:
             self.clear_log()
             self._cleared = written
 
-    def _turn(self, rows: list[Row]) -> None:
-        count = len(rows)
+    def _turn(self, rows: list[Any]) -> None:
+        count = len(rows) // queries.TURN_WIDTH
         size = next(size for size in queries.TURN_SIZES if size >= count)
-        self._connection.execute(
-            queries.TURN_ROWS[size], (*chain.from_iterable(rows), *_NOTHING[: (size - count) * queries.TURN_WIDTH])
-        )
+        self._connection.execute(queries.TURN_ROWS[size], rows + _NOTHING[len(rows) : size * queries.TURN_WIDTH])
 
     def read(self, seqs: list[int]) -> tuple[dict[int, Notification], list[int]]:
         """The mail with these seqs, and which of them are damaged."""
@@ -243,7 +230,8 @@ class Store:
             return self._read_one_by_one(seqs)
         for seq, client_id, id, event, key, accepted_ms, expires_ms, flags, crc, text in rows:
             data = text.encode()
-            if crc != checksum(seq, client_id, id, event, key, accepted_ms, expires_ms, data):
+            content = digest(data, expires_ms - accepted_ms, event, key)
+            if crc != checksum(content, seq, client_id, id, accepted_ms):
                 damaged.append(seq)
                 continue
             found[seq] = Notification(

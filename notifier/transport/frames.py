@@ -6,10 +6,15 @@ sans-I/O core and keeps nothing per connection while nothing is half-read (docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from notifier.protocol import MAX_CLIENT_FRAME, Close
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # no wheel for this platform
+    from websockets.utils import apply_mask
 
 TEXT: Final = 0x1
 BINARY: Final = 0x2
@@ -18,8 +23,9 @@ PING: Final = 0x9
 PONG: Final = 0xA
 MAX_FRAGMENTS: Final = 1024
 
-_SHORT: Final = [bytes((0x80 | opcode, size)) for opcode in range(PONG + 1) for size in range(128)]
-_MEDIUM: Final = [bytes((0x80 | opcode, 126)) for opcode in range(PONG + 1)]
+unmask: Final[Callable[[bytes, bytes], bytes]] = apply_mask
+"""XOR of a payload with the repeated 4-byte mask (§5.3)."""
+
 _CLOSE_CODES: Final = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
 
 
@@ -144,15 +150,6 @@ class FrameReader:
         return opcode, payload
 
 
-def unmask(payload: bytes, mask: bytes) -> bytes:
-    """XOR with the repeated 4-byte mask (§5.3), as one operation on big integers."""
-    if mask == b"\0\0\0\0":
-        return payload
-    size = len(payload)
-    key = int.from_bytes((mask * (size // 4 + 1))[:size])
-    return (int.from_bytes(payload) ^ key).to_bytes(size)
-
-
 def parse_close(payload: bytes) -> int:
     """The code of a close frame, 1005 if it has none (§7.4).
 
@@ -173,11 +170,20 @@ def parse_close(payload: bytes) -> int:
 def encode(opcode: int, payload: bytes) -> bytes:
     """A whole frame of a server: final, not masked (§5.2)."""
     size = len(payload)
+    if opcode == TEXT and size < len(_TEXT_HEADS):
+        return _TEXT_HEADS[size] + payload
+    return _head(opcode, size) + payload
+
+
+def _head(opcode: int, size: int) -> bytes:
     if size < 126:
-        return _SHORT[opcode << 7 | size] + payload
+        return bytes((0x80 | opcode, size))
     if size < 65536:
-        return _MEDIUM[opcode] + size.to_bytes(2) + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8) + payload
+        return bytes((0x80 | opcode, 126)) + size.to_bytes(2)
+    return bytes((0x80 | opcode, 127)) + size.to_bytes(8)
+
+
+_TEXT_HEADS: Final = [_head(TEXT, size) for size in range(1024)]
 
 
 def encode_close(code: int, reason: str) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -189,33 +188,40 @@ def _recipients(body: NotifyBody, errors: list[FieldError]) -> tuple[tuple[str, 
     return tuple(body.client_ids), None
 
 
-class _Digits:
-    """Random hexadecimal digits, from a pool: a system call per id is what this saves."""
+class _Ids:
+    """Makes UUIDv7 (RFC 9562 §5.7): they grow with time, so that they are stored side by side. What is random comes
+    from a pool, because a system call per id costs more than all the rest."""
 
-    __slots__ = ("_at", "_pool")
+    __slots__ = ("_at", "_digits", "_head", "_ms", "_variants")
 
     def __init__(self) -> None:
-        self._pool = ""
+        self._ms = -1
+        self._head = ""
+        self._digits = ""
+        self._variants = ""
         self._at = 0
 
-    def take(self, count: int) -> str:
-        if self._at + count > len(self._pool):
-            self._pool, self._at = os.urandom(2000).hex(), 0
-        start = self._at
-        self._at = start + count
-        return self._pool[start : start + count]
+    def make(self, now_ms: int) -> str:
+        """See new_id."""
+        if now_ms != self._ms:
+            time = f"{now_ms:012x}"
+            self._ms, self._head = now_ms, f"{time[:8]}-{time[8:]}-7"
+        if self._at == len(self._variants):
+            self._digits = os.urandom(_POOL * 9).hex()
+            self._variants = os.urandom(_POOL).translate(_VARIANT).decode()
+            self._at = 0
+        at, digits = self._at, self._digits
+        self._at = at + 1
+        start = at * 18
+        a, b, c = digits[start : start + 3], digits[start + 3 : start + 6], digits[start + 6 : start + 18]
+        return f"{self._head}{a}-{self._variants[at]}{b}-{c}"
 
 
-_digits: Final = _Digits()
-
-
-@lru_cache(maxsize=64)
-def _timestamp(ms: int) -> str:
-    digits = f"{ms:012x}"
-    return f"{digits[:8]}-{digits[8:]}-7"
+_POOL: Final = 200
+_VARIANT: Final = b"89ab" * 64
+_ids: Final = _Ids()
 
 
 def new_id(now_ms: int) -> str:
-    """A UUIDv7 (RFC 9562 §5.7): it grows with time, so that ids are stored side by side."""
-    r = _digits.take(19)
-    return f"{_timestamp(now_ms)}{r[:3]}-{'89ab'[ord(r[3]) & 3]}{r[4:7]}-{r[7:]}"
+    """An id for a notification that came without one."""
+    return _ids.make(now_ms)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from notifier.clock import Clock
-from notifier.codec import rfc3339, transient_frame
+from notifier.codec import Instant, rfc3339, transient_frame
 from notifier.engine.base import AckedBy, Appended, Draft, Duplicate, Outcome, State, Target
 from notifier.errors import MailboxFull, NotifierError
 from notifier.node import Node
@@ -90,6 +90,11 @@ class Publishing:
         self._clock = clock
         self._loop = loop
         self._waits: set[_Wait] = set()
+        self._accepted = Instant()
+        self._expires = Instant()
+        self._id_for = 0.0
+        self._id_ms = 0
+        """What ids are made from: the time is asked once for all notifications of a request."""
 
     def run(self, publication: Publication, started: float, wait_s: int, to: ReplyTo) -> None:
         """Publish to every recipient; answer when all of it is durable, or settled where `wait_s` asks for that."""
@@ -102,10 +107,11 @@ class Publishing:
         return None
 
     def _one(self, p: Publication, client_id: str | None, started: float, wait_s: int, to: ReplyTo) -> None:
-        now_ms = self._clock.now_ms()
-        id = p.id or new_id(now_ms)
+        if started != self._id_for:
+            self._id_for, self._id_ms = started, self._clock.now_ms()
+        id = p.id or new_id(self._id_ms)
         if not p.ttl:
-            return to.take(self._transient(p, client_id, id, now_ms))
+            return to.take(self._transient(p, client_id, id, self._clock.now_ms()))
         assert client_id is not None
         draft = Draft(client_id, id, p.data, p.ttl, p.event, p.collapse_key, p.receipt, p.id is None)
         return self._node.publish(draft, _Order(self, draft, started, wait_s, to).stored)
@@ -137,8 +143,8 @@ class Publishing:
                 draft.client_id,
                 outcome.seq,
                 outcome.connections,
-                rfc3339(outcome.accepted_ms),
-                rfc3339(outcome.expires_ms),
+                self._accepted.text(outcome.accepted_ms),
+                self._expires.text(outcome.expires_ms),
             ),
         )
 

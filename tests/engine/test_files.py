@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from notifier.engine import database, open_engine
-from notifier.engine.base import Draft
-from notifier.engine.batch import digest
-from notifier.engine.writer import checksum
+from notifier.engine.checksums import checksum, digest
 from notifier.errors import ConfigurationError, EngineUnavailable
 from tests.engine.world import World
 
@@ -52,13 +52,14 @@ async def made(world: World) -> None:
     await world.stop()
 
 
-async def test_a_newer_schema(a_world: Make) -> None:
+@pytest.mark.parametrize(("by", "words"), [(1, "newer version"), (-1, "before the first release")])
+async def test_another_schema(a_world: Make, by: int, words: str) -> None:
     world = a_world()
     await made(world)
-    newer = sqlite3.connect(world.path)
-    newer.execute(f"PRAGMA user_version={database.VERSION + 1}")
-    newer.close()
-    assert "newer" in await refused(world, ConfigurationError)
+    other = sqlite3.connect(world.path)
+    other.execute(f"PRAGMA user_version={database.VERSION + by}")
+    other.close()
+    assert words in await refused(world, ConfigurationError)
 
 
 async def test_a_truncated_file(a_world: Make) -> None:
@@ -204,12 +205,42 @@ async def test_what_was_damaged_is_lost_and_that_is_told(a_world: Make, tmp_path
     await world.stop()
 
 
-def test_what_files_of_version_1_hold_is_still_understood() -> None:
+def test_what_files_hold_is_still_understood() -> None:
     """Another formula would set all pending mail aside as damaged, and call true repeats conflicts."""
-    assert database.VERSION == 1, "then these values may change, and files of version 1 need a migration"
-    data = b'{"text":"Invoice paid"}'
-    at, end = 1_795_386_343_150, 1_795_472_743_150
-    assert checksum(1_795_386_343_150_193, "alice", "inv-17", "invoice.paid", None, at, end, data) == 832909679
-    assert checksum(7, "é", "a", None, "k", 1, 2, b"1") == 917389951
-    assert digest(Draft("alice", "inv-17", data, 86_400)) == 6589956549740772255
-    assert digest(Draft("a", "b", b"1", 0, "e", "k")) == 4147201925273620111
+    assert database.VERSION == 2, "then these values may change, and files of version 2 need a migration"
+    plain = digest(b'{"text":"Invoice paid"}', 86_400_000, None, None)
+    assert plain == 101872308199
+    assert digest(b"1", 0, "e", "k") == 5565414454
+    assert checksum(plain, 1_795_386_343_150_193, "alice", "inv-17", 1_795_386_343_150) == 468008009
+    assert checksum(0, 7, "é", "a", 1) == 413840861
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9)
+
+
+@given(st.binary(max_size=40), st.integers(0, 2**40), st.none() | NAMES, st.none() | NAMES, st.data())
+def test_other_content_is_another_digest(
+    data: bytes, lifetime_ms: int, event: str | None, collapse_key: str | None, draw: st.DataObject
+) -> None:
+    """Every part counts, and no two of them can be mistaken for each other."""
+    parts = (data, lifetime_ms, event, collapse_key)
+    other = draw.draw(st.tuples(
+        st.just(data) | st.binary(max_size=40), st.just(lifetime_ms) | st.integers(0, 2**40),
+        *[st.sampled_from((value, None, event, collapse_key, "None", "x")) for value in (event, collapse_key)],
+    ))  # fmt: skip
+    assert (digest(*parts) == digest(*other)) == (parts == other)
+
+
+@given(st.integers(0, 2**53), NAMES, NAMES, st.integers(0, 2**42), st.data())
+def test_another_place_is_another_checksum(
+    seq: int, client_id: str, id: str, accepted_ms: int, draw: st.DataObject
+) -> None:
+    """A flipped bit in any of the numbers, another client, another id."""
+    content = digest(b"1", 1000, None, None)
+    right = checksum(content, seq, client_id, id, accepted_ms)
+    bit = draw.draw(st.integers(0, 31))
+    assert checksum(content ^ 1 << bit, seq, client_id, id, accepted_ms) != right
+    assert checksum(content, seq ^ 1 << bit, client_id, id, accepted_ms) != right
+    assert checksum(content, seq, client_id + "x", id, accepted_ms) != right
+    assert checksum(content, seq, client_id, id + "x", accepted_ms) != right
+    assert checksum(content, seq, client_id, id, accepted_ms ^ 1 << bit) != right
