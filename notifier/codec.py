@@ -18,8 +18,6 @@ _decoder: Final = msgspec.json.Decoder(ClientFrame)
 encode: Final[Callable[[ServerFrame], bytes]] = msgspec.json.Encoder().encode
 _text: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
 _ACK: Final = b'{"type":"ack","seq":'
-_BRACE: Final = 0x7D
-_ZERO: Final = 0x30
 _KNOWN: Final = frozenset(("ack", "auth", "ping"))
 _QUOTES: Final = {Ack: 6, Auth: 8, Ping: 4}
 """How many quotation marks the names and texts of a frame have, if it holds nothing else."""
@@ -28,9 +26,9 @@ _QUOTES: Final = {Ack: 6, Auth: 8, Ping: 4}
 def plain_ack(payload: bytes) -> int:
     """The seq of an acknowledgement that is written as `JSON.stringify` does it and asks for nothing; 0 for all else,
     which `decode` is to look at."""
-    if len(_ACK) + 2 <= len(payload) <= len(_ACK) + 17 and payload[-1] == _BRACE and payload.startswith(_ACK):
+    if payload.startswith(_ACK) and payload.endswith(b"}") and len(payload) <= len(_ACK) + 17:
         digits = payload[len(_ACK) : -1]
-        if digits.isdigit() and digits[0] != _ZERO:
+        if digits.isdigit() and not digits.startswith(b"0"):
             return int(digits)
     return 0
 

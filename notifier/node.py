@@ -150,14 +150,15 @@ class Node(Listener):
             self.touch(carrier)
         return Handed(live, taken)
 
-    def settled(self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int]) -> None:
+    def settled(
+        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int], at_us: int
+    ) -> None:
         """See Listener.settled."""
         if seqs:
             self.metrics.settled(acked_by, len(seqs))
             if live:
-                now_us = self.clock.now_us()
                 for accepted_us in live:  # a seq is the microsecond of its acceptance
-                    self.metrics.delivered(max(0, now_us - accepted_us) / 1e6)
+                    self.metrics.delivered(max(0, at_us - accepted_us) / 1e6)
         for carrier in self.hub.of(client_id):
             if carrier.session.settled(seq):
                 self.touch(carrier)

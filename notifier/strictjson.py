@@ -54,9 +54,11 @@ def check(text: bytes) -> Any:
     return value
 
 
-def may_be_deep(text: bytes) -> bool:
-    """Whether JSON that parses can have more than MAX_DEPTH levels: each takes two bytes, and a bracket."""
-    return len(text) > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH
+def may_be_deep(text: bytes, above: int = 0) -> bool:
+    """Whether JSON that parses can have more than MAX_DEPTH levels, with those `above` it: each takes two bytes, and a
+    bracket."""
+    limit = MAX_DEPTH - above
+    return len(text) > 2 * limit and text.count(b"[") + text.count(b"{") > limit
 
 
 def _finite(digits: str) -> float:

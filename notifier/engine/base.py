@@ -200,9 +200,11 @@ class Listener:
         """`notification` is durable. `after` is the seq before it in the mailbox, 0 if it is the only one."""
         raise NotImplementedError
 
-    def settled(self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int]) -> None:
+    def settled(
+        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int], at_us: int
+    ) -> None:
         """Everything up to `seq` is settled, durably; `seqs` are those that this acknowledgement settled, and `live`
-        those of them that a session took when they were accepted."""
+        those of them that a session took when they were accepted. `at_us`: unix time, microseconds."""
         raise NotImplementedError
 
     def ended(self, client_id: str, reason: EndReason, seqs: Sequence[int], losses: Losses | None) -> None:

@@ -228,8 +228,9 @@ class MailboxEngine(Ledger):
                 self._flush()
             for item in batch.appends:
                 self._appended(item, known.get(item.key) if known else None)
+            now_us = self._clock.now_us()
             for settling in batch.settlings.values():
-                self._settled(settling)
+                self._settled(settling, now_us)
             for ending in batch.endings:
                 self._ended(ending)
                 tell(ending.done, None)
@@ -295,7 +296,7 @@ class MailboxEngine(Ledger):
                 box.mark(item.seq, LIVE | WRITTEN)
         return Appended(item.seq, item.accepted_ms, item.expires_ms, connections, taken)
 
-    def _settled(self, settling: Settling) -> None:
+    def _settled(self, settling: Settling, now_us: int) -> None:
         client_id = settling.client_id
         box = self._boxes.get(client_id)
         if box is not None:
@@ -312,7 +313,7 @@ class MailboxEngine(Ledger):
                     self.acknowledge(client_id, settling.seq, settling.acked_by, None, done)
                 settling.seq, settling.dones = box.first - 1, None
             for listener in self._listeners:
-                listener.settled(client_id, settling.seq, settling.acked_by, seqs, live)
+                listener.settled(client_id, settling.seq, settling.acked_by, seqs, live, now_us)
         if settling.dones is not None:
             for done in settling.dones:
                 tell(done, None)

@@ -260,10 +260,10 @@ class Expiries:
         """Look at this mailbox soon after `expires_ms`: within a second if that is near, else within a minute."""
         grain = self.FINE_MS if expires_ms - now_ms <= 120_000 else self.COARSE_MS
         due = (expires_ms // grain + 1) * grain
-        if due in self._buckets:
-            self._buckets[due].add(client_id)
-        else:
-            self._buckets[due] = {client_id}
+        bucket = self._buckets.get(due)
+        if bucket is None:
+            bucket = self._buckets[due] = set()
+        bucket.add(client_id)
 
     def due(self, now_ms: int) -> list[str]:
         """The mailboxes whose time has come, each told once."""

@@ -29,8 +29,16 @@ from notifier.node import Node
 from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
 from notifier.web.bodies import NotifyBody
-from notifier.web.publication import Publication, TtlLimits, check, decode_broadcast, decode_notify, new_id
-from notifier.web.publishing import Gathering, Publishing, Reply, ReplyTo, encode, refusal
+from notifier.web.publication import (
+    Publication,
+    TtlLimits,
+    check,
+    decode_broadcast,
+    decode_notify,
+    decode_plain,
+    new_id,
+)
+from notifier.web.publishing import Gathering, Publishing, Reply, ReplyTo, encode, encode_lines, refusal
 
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 MAX_BATCH_ITEMS: Final = 1_000
@@ -142,6 +150,10 @@ class Batch(PublishRoute):
     def _publish(self, request: Request) -> None:
         body = request.body.lstrip(b" \t\r\n")
         array = body.startswith(b"[")
+        if array and not request.query and len(body) <= self._max_body:
+            plain = decode_plain(body, self._ttl)
+            if plain is not None and len(plain) <= MAX_BATCH_ITEMS:
+                return self._run(request, [*plain], array)
         items = _array(body) if array else [line for line in body.split(b"\n") if line.strip()]
         if len(items) > MAX_BATCH_ITEMS:
             raise TooLarge(f"A batch may have {MAX_BATCH_ITEMS} items, this one has {len(items)}.")
@@ -158,7 +170,7 @@ class Batch(PublishRoute):
                 publications.append(error)
         if sum(len(p.client_ids) for p in publications if isinstance(p, Publication) and p.many) > 1_000:
             raise TooLarge("The client_ids of all items together may be 1,000.")
-        self._run(request, publications, array)
+        return self._run(request, publications, array)
 
     def _run(self, request: Request, publications: list[Publication | NotifierError], array: bool) -> None:
         if not publications:
@@ -173,13 +185,10 @@ class Batch(PublishRoute):
 
     @staticmethod
     def _tell(request: Request, array: bool, replies: list[Reply]) -> None:
-        rejected = 0
-        parts = []
-        for reply in replies:
-            rejected += reply.rejected
-            parts.append(encode({"error": reply.body} if reply.error is not None else reply.body))
+        rejected = sum([reply.rejected for reply in replies])
+        bodies = [reply.body if reply.error is None else {"error": reply.body} for reply in replies]
         kind = b"application/json" if array else b"application/x-ndjson"
-        answer = b"[%b]" % b",".join(parts) if array else b"".join([part + b"\n" for part in parts])
+        answer = encode(bodies) if array else encode_lines(bodies)
         request.respond(200, answer, b"content-type: %b\r\nnotifier-rejected: %d\r\n" % (kind, rejected))
 
 

@@ -80,6 +80,7 @@ class _Seat(ReplyTo):
 
 
 encode: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
+encode_lines: Final[Callable[[list[Any]], bytes]] = msgspec.json.Encoder().encode_lines
 
 
 class Publishing:

@@ -68,7 +68,9 @@ class Recorder:
         self._heard(Wake(notification, after))
         return Handed(1, self.takes)
 
-    def settled(self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int]) -> None:
+    def settled(
+        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int], at_us: int
+    ) -> None:
         self._heard(Settled(client_id, seq, acked_by, tuple(seqs), tuple(live)))
 
     def ended(self, client_id: str, reason: EndReason, seqs: Sequence[int], losses: Losses | None) -> None:

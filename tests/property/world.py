@@ -142,7 +142,9 @@ class Witness:
     def wake(self, notification: Notification, after: int) -> Handed:
         return Handed(0, 0)
 
-    def settled(self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int]) -> None:
+    def settled(
+        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int], at_us: int
+    ) -> None:
         self.world.over |= {(client_id, s) for s in seqs}
         self.world.log.append(("settled", client_id, seq, seqs))
         for connection in self.world.connections:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.errors import BadJson, Invalid
-from notifier.web.publication import Publication, TtlLimits, decode_broadcast, decode_notify, new_id
+from notifier.web.publication import Publication, TtlLimits, decode_broadcast, decode_notify, decode_plain, new_id
 
 TTL = TtlLimits(604_800, 2_592_000)
 
@@ -155,20 +155,20 @@ def test_what_is_no_object(body: bytes) -> None:
     assert wrong(body) == [""]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b" ", b"{", b'{"client_id":"a","data":}', b'{"client_id":"a","data":NaN}',
-        b'{"client_id":"a","data":1e400}',
-        b'{"client_id":"a","data":"\xff"}', b'{"client_id":"a","data":"\\ud800"}', b'{"client_id":"\xff","data":1}',
-        b'\xef\xbb\xbf{"client_id":"a","data":1}', b'{"client_id":"a","data":1,"data":2}',
-        b'{"client_id":"a","client_id":"b","data":1}', b'{"client_id":"a","client_id":"b","data":"\\""}',
-        b'{"client_id":"a","data":1,"d\\u0061ta":2}', b'{"data":1,"data":2,"client_id":"a"}',
-        b'{"client_id":"a","data":1,"ttl":1,"ttl":2}', b'{"client_id":"a","data":1,"x":1,"x":2}',
-        b'{"client_id":"a","data":' + b"[" * 64 + b"]" * 64 + b"}", b'{"client_id":"a","data":' + b"9" * 400 + b"}",
-        b'{"client_id":"a","data":1}}', b'{"client_id":"a","data":1} x',
-    ],
-)  # fmt: skip
+BAD_JSON = [
+    b"", b" ", b"{", b'{"client_id":"a","data":}', b'{"client_id":"a","data":NaN}',
+    b'{"client_id":"a","data":1e400}',
+    b'{"client_id":"a","data":"\xff"}', b'{"client_id":"a","data":"\\ud800"}', b'{"client_id":"\xff","data":1}',
+    b'\xef\xbb\xbf{"client_id":"a","data":1}', b'{"client_id":"a","data":1,"data":2}',
+    b'{"client_id":"a","client_id":"b","data":1}', b'{"client_id":"a","client_id":"b","data":"\\""}',
+    b'{"client_id":"a","data":1,"d\\u0061ta":2}', b'{"data":1,"data":2,"client_id":"a"}',
+    b'{"client_id":"a","data":1,"ttl":1,"ttl":2}', b'{"client_id":"a","data":1,"x":1,"x":2}',
+    b'{"client_id":"a","data":' + b"[" * 64 + b"]" * 64 + b"}", b'{"client_id":"a","data":' + b"9" * 400 + b"}",
+    b'{"client_id":"a","data":1}}', b'{"client_id":"a","data":1} x',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BAD_JSON)
 def test_what_is_no_json_that_all_read_alike(body: bytes) -> None:
     with pytest.raises(BadJson):
         decode(body)
@@ -177,6 +177,34 @@ def test_what_is_no_json_that_all_read_alike(body: bytes) -> None:
 def test_names_within_the_data_are_no_names_of_ours() -> None:
     data = '{"client_id":"x","data":{"client_id":"y"},"id":"\\"data\\""}'
     assert decode(f'{{"client_id":"a","data":{data}}}'.encode()).data == data.encode()
+
+
+PLAIN = [
+    b'{"client_id":"a","data":1}',
+    b' { "data" : {"x":["y"]} , "client_id" : "b" }',
+    b'{"client_id":"c","data":""}',
+]
+OTHER = [
+    b'{"client_id":"a","data":1,"ttl":5}', b'{"client_ids":["a"],"data":1}', b'{"group":"g","data":1}', b"1", b"[]",
+    b'{"client_id":" a","data":1}', b'{"client_id":"\\"","data":1}', b'{"client_id":"a","data":"\\""}',
+    b'{"client_id":"a","receipt":false,"data":1}', b'{"client_id":"a"}', b'{"data":1}',
+    b'{"client_id":"a","data":' + b"[" * 63 + b"]" * 63 + b"}",
+    b'{"client_id":"a","data":[' + b"[]," * 70 + b"1]}",
+]  # fmt: skip
+
+
+def fields(publication: Publication) -> list[object]:
+    return [getattr(publication, name) for name in Publication.__slots__]
+
+
+@given(st.lists(st.sampled_from([*PLAIN * 9, *OTHER, *filter(bytes.strip, BAD_JSON)]), max_size=4))
+def test_what_is_decoded_at_once_is_what_is_decoded_one_by_one(items: list[bytes]) -> None:
+    """If one is wrong, or says more, none is decoded at once."""
+    found = decode_plain(b"[%b]" % b",".join(items), TTL)
+    if all(item in PLAIN for item in items):
+        assert found is not None
+    if found is not None:
+        assert [fields(publication) for publication in found] == [fields(decode(item)) for item in items]
 
 
 @given(st.binary(max_size=80))
