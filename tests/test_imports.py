@@ -78,7 +78,7 @@ LIBRARIES: dict[str, set[str]] = {
     "annotated_types": SETTINGS,
     "typer": {"cli"},
     "rich": {"cli"},
-    "websockets": {"client"},
+    "websockets": {"client", "transport.frames"},
     "httpx2": {"client", "auth.jwks"},
     "structlog": {"logs", "server", "node", "transport", "auth", "engine", "web", "app"},
     "msgspec": {"engine", "auth", "protocol", "codec", "strictjson", "transport", "web", "client", "cli"},
