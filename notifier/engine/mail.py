@@ -66,8 +66,7 @@ class MailboxEngine(Ledger):
         if self._error is not None:
             return done(self._error)
         now_us = self._clock.now_us()
-        now_ms = now_us // 1000
-        item = Append(draft, done, now_ms)
+        item = Append(draft, done, now_us // 1000)
         if not draft.fresh_id:
             first = self._under_way.get(item.key)
             if first is not None:
@@ -194,8 +193,7 @@ class MailboxEngine(Ledger):
         self._finish(batch)
 
     def _take_reads(self, batch: Batch) -> None:
-        size = READ_BYTES
-        now_ms = self._clock.now_ms()
+        size, now_ms = READ_BYTES, self._clock.now_ms()
         for at, wanted in enumerate(self._reads):
             if size <= 0:
                 self._reads = self._reads[at:]
@@ -324,6 +322,8 @@ class MailboxEngine(Ledger):
             return tell(wanted.done, batch.read_error)
         box = self._boxes.get(wanted.client_id)
         now_ms = self._clock.now_ms()
+        if box is not None:  # what the page leaves out ends now: an ack of what is behind it would settle it otherwise
+            self._expire(wanted.client_id, box, now_ms)
         # Pending until the next commit, if that really ends it: a page that passed over it would be the last to do so.
         leaving = self._displaced(wanted.client_id)
         mail = [

@@ -169,10 +169,8 @@ def parse_close(payload: bytes) -> int:
 
 def encode(opcode: int, payload: bytes) -> bytes:
     """A whole frame of a server: final, not masked (§5.2)."""
-    size = len(payload)
-    if opcode == TEXT and size < len(_TEXT_HEADS):
-        return _TEXT_HEADS[size] + payload
-    return _head(opcode, size) + payload
+    size, heads = len(payload), _HEADS[opcode]
+    return (heads[size] if size < len(heads) else _head(opcode, size)) + payload
 
 
 def _head(opcode: int, size: int) -> bytes:
@@ -183,7 +181,7 @@ def _head(opcode: int, size: int) -> bytes:
     return bytes((0x80 | opcode, 127)) + size.to_bytes(8)
 
 
-_TEXT_HEADS: Final = [_head(TEXT, size) for size in range(1024)]
+_HEADS: Final = [[_head(opcode, size) for size in range(1024 if opcode == TEXT else 126)] for opcode in range(PONG + 1)]
 
 
 def encode_close(code: int, reason: str) -> bytes:

@@ -95,6 +95,23 @@ async def test_what_expires_meanwhile_is_not_handed_out(world: World) -> None:
     assert [n.seq for n in (await page).notifications] == [kept]
 
 
+async def test_what_expires_while_it_is_read_is_not_settled_by_what_comes_behind_it(world: World) -> None:
+    """Nobody has got it: an acknowledgement of the next in the page must not make it delivered."""
+    gone = await world.put(id="gone", ttl=10)
+    kept = await world.put(ttl=11)
+    held = world.disk.hold()
+    blocker = world.append("bob")
+    page = world.ask(world.engine.read, "alice", 0, 10, 1000)
+    await world.until_busy()
+    world.clock.advance(10)
+    held.set()
+    await blocker
+    assert [n.seq for n in (await page).notifications] == [kept]
+    await world.acknowledge("alice", kept)
+    assert (await world.append(id="gone", ttl=10)).state == "expired"
+    assert [(event.reason, event.seqs) for event in world.heard(Ended)] == [("expired", (gone,))]
+
+
 async def test_heads_are_of_those_that_hold_mail(world: World) -> None:
     """The highest pending durable seq of each mailbox that has any."""
     await world.put()
