@@ -35,7 +35,7 @@ class Plan:
     accepted: int = 50_000  # go on without kills until so many are; at most `longest` seconds
     longest: float = 60.0
     deadline: float = 270.0  # of the whole run: what does not come to an end is a finding, too
-    publishers: int = 32
+    publishers: int = 48
     clients: int = 100
     devices: int = 130  # connections; some clients have two
     pause: float = 0.012  # mean pause of a publisher between two publishes, seconds
