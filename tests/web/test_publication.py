@@ -197,6 +197,14 @@ def fields(publication: Publication) -> list[object]:
     return [getattr(publication, name) for name in Publication.__slots__]
 
 
+@pytest.mark.parametrize("item", [*PLAIN, *OTHER, *filter(bytes.strip, BAD_JSON)])
+def test_an_item_that_says_more_or_is_wrong_is_looked_at_by_itself(item: bytes) -> None:
+    found = decode_plain(b"[%b,%b]" % (PLAIN[0], item), TTL)
+    if found is not None:
+        assert fields(found[1]) == fields(decode(item))
+    assert found is not None or item not in PLAIN
+
+
 @given(st.lists(st.sampled_from([*PLAIN * 9, *OTHER, *filter(bytes.strip, BAD_JSON)]), max_size=4))
 def test_what_is_decoded_at_once_is_what_is_decoded_one_by_one(items: list[bytes]) -> None:
     """If one is wrong, or says more, none is decoded at once."""
