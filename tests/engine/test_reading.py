@@ -82,20 +82,9 @@ async def test_what_ends_meanwhile_is_not_handed_out(world: World) -> None:
     assert [n.seq for n in (await page).notifications] == [kept]
 
 
-async def test_what_expires_meanwhile_is_not_handed_out(world: World) -> None:
-    await world.put(ttl=10)
-    kept = await world.put(ttl=11)
-    held = world.disk.hold()
-    blocker = world.append("bob")
-    page = world.ask(world.engine.read, "alice", 0, 10, 1000)
-    await world.until_busy()
-    world.clock.advance(10)
-    held.set()
-    await blocker
-    assert [n.seq for n in (await page).notifications] == [kept]
-
-
-async def test_what_expires_while_it_is_read_is_not_settled_by_what_comes_behind_it(world: World) -> None:
+async def test_what_expires_while_it_is_read_is_neither_handed_out_nor_settled_by_what_comes_behind_it(
+    world: World,
+) -> None:
     """Nobody has got it: an acknowledgement of the next in the page must not make it delivered."""
     gone = await world.put(id="gone", ttl=10)
     kept = await world.put(ttl=11)
