@@ -25,9 +25,10 @@ def configure(level: str, format: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    renderer: Any = structlog.processors.JSONRenderer()
     if console:
-        shared.pop()  # it draws tracebacks itself
+        # Its own tracebacks, where rich is installed, show the values of variables: tokens and payloads among them.
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         shared.append(_visible)
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
