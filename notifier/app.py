@@ -12,7 +12,6 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from notifier.auth.apikeys import ApiKeys
@@ -20,7 +19,7 @@ from notifier.auth.tokens import Rules, TokenVerifier, token_verifier
 from notifier.clock import Clock, SystemClock, check_plausible
 from notifier.conversation import Limits
 from notifier.engine import open_engine
-from notifier.errors import FieldError, Invalid, MethodNotAllowed, NotFound, NotifierError
+from notifier.errors import MethodNotAllowed, NotFound, NotifierError
 from notifier.hub import Hub
 from notifier.metrics import Metrics
 from notifier.node import Node
@@ -166,7 +165,6 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(docs.router(VERSION))
     app.add_exception_handler(NotifierError, _tell_notifier_error)
     app.add_exception_handler(HTTPException, _tell_http_exception)
-    app.add_exception_handler(RequestValidationError, _tell_validation_error)
     return app
 
 
@@ -189,9 +187,3 @@ async def _tell_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return _response(NotFound("Nothing is here. The paths are listed in /docs."))
     return _response(NotifierError("Something went wrong on our side."))
-
-
-async def _tell_validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    fields = [FieldError(".".join(map(str, e["loc"][1:])), e["msg"]) for e in error.errors()]
-    return _response(Invalid("The request is not valid; errors names each field.", errors=fields))

@@ -60,11 +60,12 @@ class Server(uvicorn.Server):
         parts.node.on_failure = self._fail
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn. What is alive by now lives for ever: the collector need not look at it again."""
+        """See uvicorn. What is there by now lives for ever (of 83,000 objects 800 are garbage): the collector need not
+        look at it, now or later."""
         await super().startup(sockets=sockets)
-        gc.collect()
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER, 20, 50)
+        gc.enable()
         self.on_ready()
 
     def _fail(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
 from fastapi import APIRouter, Request, Response
+from msgspec import Raw
 
 from notifier import logs
 from notifier.auth.apikeys import ApiKeys
@@ -36,6 +36,7 @@ from notifier.web.views import (
     Purged,
     RefusalView,
     Revocation,
+    answer,
 )
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ class Administration:
                 receipt=n.receipt,
                 accepted_at=rfc3339(n.accepted_ms),
                 expires_at=rfc3339(n.expires_ms),
-                data=msgspec.Raw(n.data),
+                data=Raw(n.data),
             )
             for n in page.notifications
         ]
@@ -250,32 +251,32 @@ def router(node: Node, keys: ApiKeys, name: str) -> APIRouter:
         with audited(request) as call:
             limit, after = call.number("limit", 100, 1, 1000), call.text("after")
             call.done()
-            return told(act.connected(limit, after))
+            return answer(act.connected(limit, after))
 
     @routes.get("/clients/{client_id}")
     async def client(request: Request) -> Response:
         with audited(request) as call:
             call.done()
-            return told(await act.show(call.client_id))
+            return answer(await act.show(call.client_id))
 
     @routes.delete("/clients/{client_id}")
     async def erase(request: Request) -> Response:
         with audited(request) as call:
             call.done()
-            return told(await act.erase(call.client_id))
+            return answer(await act.erase(call.client_id))
 
     @routes.get("/clients/{client_id}/notifications")
     async def pending(request: Request) -> Response:
         with audited(request) as call:
             limit, after = call.number("limit", 100, 1, 1000), call.number("after", 0, 0, MAX_SEQ)
             call.done()
-            return told(await act.pending(call.client_id, limit, after))
+            return answer(await act.pending(call.client_id, limit, after))
 
     @routes.delete("/clients/{client_id}/notifications")
     async def purge(request: Request) -> Response:
         with audited(request) as call:
             call.done()
-            return told(await act.purge(call.client_id, None))
+            return answer(await act.purge(call.client_id, None))
 
     @routes.delete("/clients/{client_id}/notifications/{seq}")
     async def purge_one(request: Request) -> Response:
@@ -284,30 +285,25 @@ def router(node: Node, keys: ApiKeys, name: str) -> APIRouter:
             seq = request.path_params["seq"]
             if not (seq.isascii() and seq.isdigit() and len(seq) <= 16 and 0 < int(seq) <= MAX_SEQ):
                 raise Invalid("The seq is not valid.", errors=[FieldError("seq", f"From 1 to {MAX_SEQ}.")])
-            return told(await act.purge(call.client_id, int(seq)))
+            return answer(await act.purge(call.client_id, int(seq)))
 
     @routes.delete("/clients/{client_id}/connections")
     async def disconnect(request: Request) -> Response:
         with audited(request) as call:
             reconnect = call.flag("reconnect", True)
             call.done()
-            return told(act.disconnect(call.client_id, reconnect))
+            return answer(act.disconnect(call.client_id, reconnect))
 
     @routes.post("/clients/{client_id}/revoke")
     async def revoke(request: Request) -> Response:
         with audited(request) as call:
             call.done()
-            return told(await act.revoke(call.client_id))
+            return answer(await act.revoke(call.client_id))
 
     @routes.delete("/clients/{client_id}/revoke")
     async def lift(request: Request) -> Response:
         with audited(request) as call:
             call.done()
-            return told(await act.lift(call.client_id))
+            return answer(await act.lift(call.client_id))
 
     return routes
-
-
-def told(view: Any) -> Response:
-    """A view as an answer that nobody keeps."""
-    return Response(msgspec.json.encode(view), media_type="application/json", headers={"cache-control": "no-store"})

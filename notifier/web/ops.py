@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from notifier.auth.apikeys import ApiKeys
 from notifier.node import Node
 from notifier.web.security import require
+from notifier.web.views import answer
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,15 +26,13 @@ def router(node: Node, keys: ApiKeys, metrics_auth: bool, not_ready: Callable[[]
 
     @routes.get("/livez", summary="Is the event loop alive?")
     @routes.get("/healthz", summary="The same as /livez", operation_id="healthz")
-    async def livez() -> dict[str, str]:
-        return {"status": "ok"}
+    async def livez() -> Response:
+        return answer({"status": "ok"})
 
     @routes.get("/readyz", summary="Should this node get traffic?")
-    async def readyz(response: Response) -> dict[str, object]:
-        reasons = not_ready()
-        if reasons:
-            response.status_code = 503
-            return {"status": "not ready", "reasons": reasons}
-        return {"status": "ready"}
+    async def readyz() -> Response:
+        if reasons := not_ready():
+            return answer({"status": "not ready", "reasons": reasons}, 503)
+        return answer({"status": "ready"})
 
     return routes

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from notifier.auth.apikeys import ApiKeys
 from notifier.codec import rfc3339
@@ -14,6 +14,7 @@ from notifier.engine.base import Receipt
 from notifier.errors import FieldError, IdConflict, Invalid, NotFound, NotifierError
 from notifier.node import Node
 from notifier.web.security import require
+from notifier.web.views import answer
 
 
 def decoded(segment: str) -> str:
@@ -29,10 +30,11 @@ def router(node: Node, keys: ApiKeys) -> APIRouter:
     routes = APIRouter(tags=["publish"])
 
     @routes.get("/notifications/{id}", summary="What became of a notification sent with receipt")
-    async def receipt(request: Request, id: str, client_id: str | None = None) -> dict[str, Any]:
+    async def receipt(request: Request) -> Response:
         require(keys, request, "notify")
         found: asyncio.Future[list[Receipt] | NotifierError] = asyncio.get_running_loop().create_future()
-        node.engine.receipts(decoded(id), client_id, lambda r: None if found.done() else found.set_result(r))
+        id, client_id = decoded(request.path_params["id"]), request.query_params.get("client_id")
+        node.engine.receipts(id, client_id, lambda r: None if found.done() else found.set_result(r))
         receipts = await found
         if isinstance(receipts, NotifierError):
             raise receipts
@@ -40,7 +42,7 @@ def router(node: Node, keys: ApiKeys) -> APIRouter:
             raise NotFound("No receipt is kept of this id. Send with receipt: true; receipts are kept for 7 days.")
         if len(receipts) > 1:
             raise IdConflict("Several clients have a notification with this id. Add ?client_id=.")
-        return told(receipts[0])
+        return answer(told(receipts[0]))
 
     return routes
 
