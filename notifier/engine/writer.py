@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any, Final, NamedTuple, cast
@@ -174,11 +174,13 @@ class Store:
                 self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._connection.close()
 
-    def load(self) -> tuple[list[Any], int, list[Any], list[Any]]:
-        """Pending mail for the index, the last seq, untold losses, revocations."""
+    def load(self) -> tuple[Iterator[Any], int, list[Any], list[Any]]:
+        """Pending mail for the index (read as it is asked for: there may be millions), the last seq, untold losses,
+        revocations."""
         run = self._connection.execute
         last: Any = run(queries.LAST_SEQ).fetchall()[0][0]
-        return run(queries.LOAD).fetchall(), last, run(queries.LOSSES).fetchall(), run(queries.REVOCATIONS).fetchall()
+        losses, revoked = run(queries.LOSSES).fetchall(), run(queries.REVOCATIONS).fetchall()
+        return run(queries.LOAD), last, losses, revoked
 
     def known(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], Known]:
         """(client_id, id) → what is known of it, for those accepted before."""
