@@ -137,12 +137,9 @@ def transient_frame(id: str, event: str | None, data: bytes, accepted_ms: int) -
 def _splice(
     id: str, seq: int, event: str | None, collapse_key: str | None, data: bytes, accepted_ms: int, expires_ms: int
 ) -> bytes:
-    quoted = f'"{id}"' if '"' not in id and "\\" not in id else _text(id).decode()
-    head = f'{{"type":"notification","id":{quoted}'
-    if seq:
-        head += f',"seq":{seq}'
-    if event is not None:
-        head += f',"event":"{event}"'
-    if collapse_key is not None:
-        head += ',"collapse_key":' + _text(collapse_key).decode()
-    return b"".join((head.encode(), b',"data":', data, _ending.text(accepted_ms, expires_ms)))
+    text = id if '"' not in id and "\\" not in id else _text(id).decode()[1:-1]
+    place = f',"seq":{seq}' if seq else ""
+    named = "" if event is None else f',"event":"{event}"'
+    collapses = "" if collapse_key is None else f',"collapse_key":{_text(collapse_key).decode()}'
+    head = f'{{"type":"notification","id":"{text}"{place}{named}{collapses},"data":'
+    return b"".join((head.encode(), data, _ending.text(accepted_ms, expires_ms)))

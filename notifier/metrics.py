@@ -6,8 +6,10 @@ increment must cost nanoseconds, and prometheus-client's own instruments take a 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -46,20 +48,22 @@ SIZES: Final[tuple[float, ...]] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 
 class Histogram:
     """Classic buckets (upper bounds inclusive), seconds unless said otherwise."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_at", "_over", "_upto", "bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        # The bucket of the last value, in which most find themselves again: index, lower and upper bound.
+        self._at = 0
+        self._over = self._upto = inf
 
     def observe(self, value: float) -> None:
-        at = 0
-        for bound in self.bounds:  # compiled, and mostly ended soon, this is quicker than a bisection
-            if value <= bound:
-                break
-            at += 1
-        self.counts[at] += 1
+        if not self._over < value <= self._upto:
+            at = self._at = bisect_left(self.bounds, value)
+            self._over = self.bounds[at - 1] if at else -inf
+            self._upto = self.bounds[at] if at < len(self.bounds) else inf
+        self.counts[self._at] += 1
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:

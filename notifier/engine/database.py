@@ -14,7 +14,7 @@ from typing import IO
 from notifier.errors import ConfigurationError, EngineUnavailable
 
 APPLICATION_ID = 0x4E744679  # "NtFy" in the header, so that file(1) and we know it
-VERSION = 2
+VERSION = 3
 LOCK_PATIENCE_S = 10.0
 """A rolling update starts the next process while the last one still drains."""
 
