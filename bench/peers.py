@@ -256,9 +256,9 @@ class Running:
 
 
 @contextmanager
-def running(server: Server, **extra: str) -> Iterator[Running]:
-    """Start a server on empty data, and leave nothing of it behind."""
-    directory = BUILD / "run" / server.name
+def running(server: Server, place: str = "", **extra: str) -> Iterator[Running]:
+    """Start a server on empty data, and leave nothing of it behind. `place`: where, if it is the second of its kind."""
+    directory = BUILD / "run" / (place or server.name)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     run = Running(server, directory, extra)

@@ -1,7 +1,9 @@
 """After a crash: everybody back at once, start to ready, and what a long queue costs."""
 
+import statistics
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from bench import load as loading
 from bench.load import load
@@ -11,6 +13,7 @@ from bench.scenarios.base import ONLY_NOTIFIER, Metric, Outcome, Scale, Scenario
 EACH = 5
 BATCH = 100
 RATE = 1_000
+TIMES = 5
 
 
 def comeback(server: Server, scale: Scale) -> Outcome:
@@ -68,31 +71,38 @@ def _publishing(run: Running, scale: Scale) -> loading.Report:
     return load(run, clients=scale.crowd, publishers=50, rate=RATE, warmup=scale.warmup, seconds=scale.latency_seconds)
 
 
+def _p99(reports: list[loading.Report]) -> float:
+    return statistics.median([float(report["answer_ms"]["p99"]) for report in reports])
+
+
 def million(server: Server, scale: Scale) -> Outcome:
-    with running(server) as run:
-        before = _publishing(run, scale)
+    """Publishing to the one that holds them and to an empty one at the same time: a disk, and the other guests of a
+    host, make some seconds worse than others by more than any queue could."""
+    with running(server) as run, running(server, "empty") as empty, ThreadPoolExecutor(2) as both:
+        first = _publishing(run, scale)
         rss_before = run.rss_mb()
         fill = load(
             run, clients=scale.crowd, publishers=8, batch=BATCH, publish_path="/batch", count=scale.queued // BATCH
         )
         time.sleep(2)
-        after = _publishing(run, scale)
+        pairs = [list(both.map(_publishing, (run, empty), (scale, scale))) for _ in range(TIMES)]
+        long, short = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         rss_after = run.rss_mb()
         pending = run.metric("notifier_pending_notifications")
         run.kill()
         run.start()
         values = {
-            "p99_before_ms": before["answer_ms"]["p99"],
-            "p99_after_ms": after["answer_ms"]["p99"],
-            "p99_change_percent": (after["answer_ms"]["p99"] / before["answer_ms"]["p99"] - 1) * 100,
+            "p99_empty_ms": _p99(short),
+            "p99_queued_ms": _p99(long),
+            "p99_change_percent": (_p99(long) / _p99(short) - 1) * 100,
             "rss_growth_mb": rss_after - rss_before,
             "rss_after_mb": rss_after,
             "ready_seconds": run.ready_seconds,
         }
         result = outcome(fill, values, share="none")
-        for report in (before, after):
+        for report in (*short, *long):
             result.problems += outcome(report, {}).problems
-        accepted = sum(report["total_accepted"] for report in (before, fill, after))
+        accepted = first["total_accepted"] + fill["total_accepted"] + sum(report["total_accepted"] for report in long)
         if pending != accepted:
             result.problems.append(f"{accepted} accepted, but {pending:.0f} are pending")
         if (restarted := run.metric("notifier_pending_notifications")) != accepted:
@@ -121,11 +131,11 @@ RESTART = (
     ),
     Scenario(
         "million",
-        "1,000,000 queued for 10,000 clients: publishing before and after, memory, start to ready after kill -9",
+        "1,000,000 queued for 10,000 clients: publishing beside an empty one, memory, start to ready after kill -9",
         ONLY_NOTIFIER,
         (
-            Metric("p99_before_ms", "publishing at 1,000/s, empty queue: p99", "ms", 2, less_is_better=True),
-            Metric("p99_after_ms", "… with 1,000,000 queued: p99", "ms", 2, less_is_better=True),
+            Metric("p99_empty_ms", "publishing at 1,000/s, empty queue: p99", "ms", 2, less_is_better=True),
+            Metric("p99_queued_ms", "… with 1,000,000 queued: p99", "ms", 2, less_is_better=True),
             Metric("p99_change_percent", "… change of p99", "%", 0, less_is_better=True),
             Metric("rss_growth_mb", "memory for 1,000,000 queued", "MB", 0, less_is_better=True),
             Metric("rss_after_mb", "resident memory with 1,000,000 queued", "MB", 0, less_is_better=True),
