@@ -20,10 +20,7 @@ def plan(scenarios: Iterable[str], servers: Iterable[str]) -> list[Pair]:
     wanted = set(servers)
     pairs = [(name, server) for name in scenarios for server in SCENARIOS[name].servers if server in wanted]
     for name, _ in list(pairs):
-        for metric in SCENARIOS[name].metrics:
-            base = metric.over and (metric.over.split(".")[0], NAIVE)
-            if base and base not in pairs:
-                pairs.insert(0, base)
+        pairs += [base for base in _bases(name) if base not in pairs]
     order = list(SCENARIOS)
     return sorted(pairs, key=lambda pair: order.index(pair[0]))
 
@@ -39,22 +36,36 @@ class Measurements:
         self.not_run: dict[Pair, str] = {}
 
     def run(self) -> None:
-        """One run: every pair once, the naive server and its rivals close together in time."""
+        """One run: every pair once, the naive server and its rivals close together in time. Where it has no figure of
+        its own in a scenario, the one that it is compared by is measured again, before and after."""
         results: dict[Pair, Outcome] = {}
         self.runs.append(results)
+        before: dict[Pair, Outcome] = {}
         for pair in self.pairs:
-            if pair in self.not_run:
-                continue
-            scenario, server = SCENARIOS[pair[0]], SERVERS[pair[1]]
-            started = time.monotonic()
-            try:
-                server.prepare()
-                results[pair] = scenario.measure(server, self.scale)
-            except (NotRunError, RuntimeError, OSError) as error:
-                self.not_run[pair] = str(error) or type(error).__name__
-                self.say(f"  {pair[0]:13} {pair[1]:16} not run: {self.not_run[pair]}")
-            else:
-                self._report(scenario, pair, results[pair], time.monotonic() - started)
+            bases = {base for base in _bases(pair[0]) if base[0] != pair[0]}
+            around = [before.get(base) or self._measure(base) for base in bases]
+            outcome = self._measure(pair)
+            if outcome is not None:
+                results[pair] = outcome
+            before = {base: again for base in bases if (again := self._measure(base)) is not None}
+            around += before.values()
+            if outcome is not None:
+                outcome.naive = [naive for naive in around if naive is not None]
+
+    def _measure(self, pair: Pair) -> Outcome | None:
+        if pair in self.not_run:
+            return None
+        scenario, server = SCENARIOS[pair[0]], SERVERS[pair[1]]
+        started = time.monotonic()
+        try:
+            server.prepare()
+            outcome = scenario.measure(server, self.scale)
+        except (NotRunError, RuntimeError, OSError) as error:
+            self.not_run[pair] = str(error) or type(error).__name__
+            self.say(f"  {pair[0]:13} {pair[1]:16} not run: {self.not_run[pair]}")
+            return None
+        self._report(scenario, pair, outcome, time.monotonic() - started)
+        return outcome
 
     def _report(self, scenario: Scenario, pair: Pair, outcome: Outcome, seconds: float) -> None:
         values = ", ".join(f"{m.name} {outcome.values[m.name]:,.{m.digits}f}" for m in scenario.metrics)
@@ -89,8 +100,17 @@ class Measurements:
         if metric.over is None:
             return []
         scenario, _, base = metric.over.partition(".")
-        return [
-            run[name, server].values[metric.name] / run[scenario, NAIVE].values[base]
-            for run in self.runs
-            if (name, server) in run and (scenario, NAIVE) in run
-        ]
+        ratios = []
+        for run in self.runs:
+            if (name, server) not in run:
+                continue
+            ours = run[name, server]
+            naive = ours.naive or ([run[scenario, NAIVE]] if (scenario, NAIVE) in run else [])
+            if naive:
+                ratios.append(ours.values[metric.name] / statistics.mean(one.values[base] for one in naive))
+        return ratios
+
+
+def _bases(scenario: str) -> set[Pair]:
+    """What the ratios of this scenario are ratios to."""
+    return {(metric.over.split(".")[0], NAIVE) for metric in SCENARIOS[scenario].metrics if metric.over}

@@ -106,8 +106,9 @@ def conditions(machine: dict[str, Any], rows: Rows) -> str:
     runs = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))) if counts else "no"
     return (
         f"Medians of {runs} runs, {machine['measured_at'][:10]}. In brackets: ratio to the naive service of the same "
-        "run (for batch, auto and queue: to its one-per-request figure). † is explained above. Notifier runs "
-        "compiled, as in its container image; not compiled it is the same source. One server process, "
+        "run (for batch, auto and queue: to its one-per-request figure, measured before and after each). † is "
+        "explained above. Notifier runs compiled, as in its container image; not compiled it is the same source. One "
+        "server process, "
         f"clients on the same machine over loopback: {machine['cores']} cores ({machine['cpu']}), "
         f"Linux {machine['kernel']}, {machine['steal_percent']:.0f} % of the CPU time taken by other guests of the "
         f"host; fsync p50 {fsync['p50']:.2f} ms, p99 {fsync['p99']:.2f} ms; {machine['payload_bytes']} bytes of "

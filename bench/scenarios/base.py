@@ -35,6 +35,8 @@ class Outcome:
     values: dict[str, float]
     load_share: float = 0.0
     problems: list[str] = field(default_factory=list)
+    naive: list["Outcome"] = field(default_factory=list)
+    """What the naive server did just before and after, in the scenario that this one is compared with."""
 
 
 @dataclass(frozen=True)
