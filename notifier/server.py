@@ -38,6 +38,9 @@ _log = structlog.get_logger("notifier.server")
 SEND_BUFFER = 128 * 1024
 """SO_SNDBUF of the listener, inherited by its connections: the kernel would swallow megabytes for a client that does
 not read, where neither the pacing nor the operator can see them."""
+BACKLOG = 65_535
+"""Connections that the kernel keeps until we take them; it allows net.core.somaxconn of them, 4,096 by default. Whoever
+finds no place tries again after 1 s, then 2, 4 and 8: after a restart everybody comes at once."""
 SWITCH_INTERVAL_S = 0.000005
 """How long a thread may keep Python's lock while another wants it. uvloop gives it back after every callback, but takes
 it again at once: only a request that has run out makes it wait for the writer thread, whose turns are short."""
@@ -144,7 +147,7 @@ def listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.bind((settings.host, settings.port))
-    listener.listen(4096)
+    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 
@@ -183,6 +186,7 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable
         lifespan="on",
         log_config=None,
         access_log=False,
+        backlog=BACKLOG,  # it listens once more, by default for 2,048
         timeout_graceful_shutdown=int(GRACE_S),
         workers=1,
         ssl_certfile=settings.tls_cert,

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
+import signal
+import socket
 import statistics
 import time
 from collections.abc import Iterator
@@ -74,6 +77,23 @@ def test_clients_that_never_read_and_1000_half_open_handshakes_next_to_healthy_o
     for client in never:
         client.close()
     observed.comes_back_to(before)
+
+
+def test_who_comes_while_the_server_is_busy_finds_a_place_to_wait(tmp_path: Path) -> None:
+    """As many as the kernel allows: whoever finds none tries again only after seconds, and together with the others."""
+    crowd = min(int(Path("/proc/sys/net/core/somaxconn").read_text()), 3_000)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    with Server(tmp_path) as server, contextlib.ExitStack() as waiting:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            for _ in range(crowd):
+                last = waiting.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        last.sendall(request("GET", "/livez"))
+        assert last.recv(4096).startswith(b"HTTP/1.1 200")
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def half_open(server: Observed) -> None:
