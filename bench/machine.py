@@ -7,7 +7,10 @@ import resource
 import shutil
 import statistics
 import subprocess
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,23 +28,46 @@ def raise_file_limit() -> int:
     return hard
 
 
-def fsync_ms(samples: int = 400) -> dict[str, float]:
-    """p50 and p99 of appending 4 KiB and fdatasync, where the servers keep their data."""
-    BUILD.mkdir(exist_ok=True)
-    path = BUILD / "fsync-probe"
-    block, times = os.urandom(4096), []
+def _fsyncs(path: Path, enough: Callable[[int], bool], pause_s: float) -> dict[str, float]:
+    block = os.urandom(4096)
+    times: list[float] = []
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        for _ in range(samples):
+        while not enough(len(times)):
             started = time.perf_counter()
             os.write(handle, block)
             os.fdatasync(handle)
             times.append((time.perf_counter() - started) * 1000)
+            time.sleep(pause_s)
     finally:
         os.close(handle)
         path.unlink()
     times.sort()
     return {"p50": round(statistics.median(times), 3), "p99": round(times[int(len(times) * 0.99)], 3)}
+
+
+def fsync_ms() -> dict[str, float]:
+    """p50 and p99 of appending 4 KiB and fdatasync, where the servers keep their data."""
+    BUILD.mkdir(exist_ok=True)
+    return _fsyncs(BUILD / "fsync-probe", lambda done: done >= 400, 0)
+
+
+class FsyncMeanwhile:
+    """The same, a hundred times a second while a block runs: a disk, and the host that it belongs to, have seconds that
+    are worse than others."""
+
+    def __enter__(self) -> "FsyncMeanwhile":
+        self._over = threading.Event()
+        self._thread = ThreadPoolExecutor(1)
+        self._result = self._thread.submit(
+            _fsyncs, BUILD / "fsync-meanwhile", lambda done: done > 0 and self._over.is_set(), 0.01
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.ms = self._result.result()
+        self._thread.shutdown()
 
 
 class Steal:

@@ -8,6 +8,8 @@ from bench.scenarios.base import ALL_SERVERS, Metric, Outcome, Scale, Scenario, 
 RATE = 1_000
 PUBLISHERS = 50
 HEARTBEAT = 25
+LATE_MS = 1.0
+ATTEMPTS = 3
 
 
 def connect(server: Server, scale: Scale) -> Outcome:
@@ -40,10 +42,17 @@ def broadcast(server: Server, scale: Scale) -> Outcome:
 
 
 def latency(server: Server, scale: Scale) -> Outcome:
-    """Open loop: a request that leaves late still counts from the moment when it was due."""
+    """Open loop: a request that leaves late still counts from the moment when it was due. Where the load generator
+    itself could not keep the time, the machine was away: what was measured then is measured again."""
     open_files_needed(scale.crowd)
-    fsync = machine.fsync_ms()
-    with running(server) as run:
+    found = [_latency(server, scale)]
+    while found[-1].values["late_p99_ms"] > LATE_MS and len(found) < ATTEMPTS:
+        found.append(_latency(server, scale))
+    return min(found, key=lambda outcome: outcome.values["late_p99_ms"])
+
+
+def _latency(server: Server, scale: Scale) -> Outcome:
+    with running(server) as run, machine.FsyncMeanwhile() as fsync:
         report = load(
             run,
             connections=scale.crowd,
@@ -52,10 +61,10 @@ def latency(server: Server, scale: Scale) -> Outcome:
             warmup=scale.warmup,
             seconds=scale.latency_seconds,
         )
-        delivery = report["delivery_ms"]
-        values = {"p50_ms": delivery["p50"], "p99_ms": delivery["p99"], "fsync_p99_ms": fsync["p99"]}
-        values["late_p99_ms"] = report["lateness_ms"]["p99"]
-        return outcome(report, values)
+    delivery = report["delivery_ms"]
+    values = {"p50_ms": delivery["p50"], "p99_ms": delivery["p99"], "fsync_p99_ms": fsync.ms["p99"]}
+    values["late_p99_ms"] = report["lateness_ms"]["p99"]
+    return outcome(report, values)
 
 
 def idle(server: Server, scale: Scale) -> Outcome:
@@ -97,7 +106,7 @@ CROWD = (
         (
             Metric("p50_ms", "publish to frame at 1,000/s, 10,000 connections: p50", "ms", 2, less_is_better=True),
             Metric("p99_ms", "publish to frame at 1,000/s, 10,000 connections: p99", "ms", 2, less_is_better=True),
-            Metric("fsync_p99_ms", "this disk's fsync p99 just before", "ms", 2, less_is_better=True),
+            Metric("fsync_p99_ms", "this disk's fsync p99 meanwhile", "ms", 2, less_is_better=True),
             Metric("late_p99_ms", "lateness of the load generator, p99", "ms", 2, less_is_better=True),
         ),
         latency,
