@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import Server
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "notifier"
 MAX_LINES = 400
@@ -184,6 +186,16 @@ def test_what_is_compiled_has_no_function_within_a_function(path: str) -> None:
 @pytest.mark.parametrize("path", [str(path.relative_to(ROOT)) for path in ALL.values()])
 def test_no_file_is_longer_than_can_be_read_at_once(path: str) -> None:
     assert len((ROOT / path).read_text().splitlines()) <= MAX_LINES
+
+
+def test_a_start_loads_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    """Loading is most of the start. FastAPI loads pydantic.v1 as soon as a route has a parameter or a model of its own:
+    take them from the request, and answer with `views.answer`."""
+    with Server(tmp_path, environ={"PYTHONPROFILEIMPORTTIME": "1"}) as server:
+        lines = server.log.splitlines()
+    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert {"fastapi", "pydantic"} <= loaded
+    assert not {"typer", "pydantic.v1"} & loaded
 
 
 def test_what_is_read_here_is_what_is_imported() -> None:
