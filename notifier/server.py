@@ -38,9 +38,10 @@ _log = structlog.get_logger("notifier.server")
 SEND_BUFFER = 128 * 1024
 """SO_SNDBUF of the listener, inherited by its connections: the kernel would swallow megabytes for a client that does
 not read, where neither the pacing nor the operator can see them."""
+LISTENERS = 8
 BACKLOG = 65_535
-"""Connections that the kernel keeps until we take them; it allows net.core.somaxconn of them, 4,096 by default. Whoever
-finds no place tries again after 1 s, then 2, 4 and 8: after a restart everybody comes at once."""
+"""Connections that the kernel keeps for each listener until we take them; it allows net.core.somaxconn of them, 4,096
+by default. Whoever finds no place tries again after 1 s, then 2, 4 and 8; after a restart everybody comes at once."""
 SWITCH_INTERVAL_S = 0.000005
 """How long a thread may keep Python's lock while another wants it. uvloop gives it back after every callback, but takes
 it again at once: only a request that has run out makes it wait for the writer thread, whose turns are short."""
@@ -139,14 +140,22 @@ class _Loop(uvloop.Loop):
         return await super().create_server(*args, **options)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Bind the listener. Raises: OSError."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def listen(settings: Settings) -> list[socket.socket]:
+    """The listeners, of which each has a queue of its own in the kernel. Raises: OSError, if the address is taken."""
+    first = _listener(settings.host, settings.port, shares=False)
+    # Only now that it is ours may sockets share it, and they must say so: another server will not.
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    port = first.getsockname()[1]
+    return [first, *(_listener(settings.host, port, shares=True) for _ in range(LISTENERS - 1))]
+
+
+def _listener(host: str, port: int, *, shares: bool) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind((settings.host, settings.port))
+    listener.bind((host, port))
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
@@ -163,16 +172,16 @@ def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> 
     _raise_file_limit()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        listener = listen(settings)
+        listeners = listen(settings)
     except OSError as error:
         text = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
         _log.error("cannot_listen", detail=f"{settings.host}:{settings.port} {text}. Choose another NOTIFIER_PORT.")
         return EX_UNAVAILABLE
     with asyncio.Runner(loop_factory=_Loop) as runner:
-        return runner.run(_serve(settings, listener, on_ready))
+        return runner.run(_serve(settings, listeners, on_ready))
 
 
-async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[str], None] | None) -> int:
+async def _serve(settings: Settings, listeners: list[socket.socket], on_ready: Callable[[str], None] | None) -> int:
     try:
         parts = Parts(settings)
         await parts.node.start()
@@ -193,8 +202,8 @@ async def _serve(settings: Settings, listener: socket.socket, on_ready: Callable
         ssl_keyfile=settings.tls_key,
     )
     server = Server(config, parts)
-    server.on_ready = lambda: _ready(settings, listener, on_ready)
-    await server.serve(sockets=[listener])
+    server.on_ready = lambda: _ready(settings, listeners[0], on_ready)
+    await server.serve(sockets=listeners)
     return 1 if server.failed else 0
 
 

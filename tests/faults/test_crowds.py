@@ -80,9 +80,10 @@ def test_clients_that_never_read_and_1000_half_open_handshakes_next_to_healthy_o
 
 
 def test_who_comes_while_the_server_is_busy_finds_a_place_to_wait(tmp_path: Path) -> None:
-    """As many as the kernel allows: whoever finds none tries again only after seconds, and together with the others."""
-    crowd = min(int(Path("/proc/sys/net/core/somaxconn").read_text()), 3_000)
+    """Also twice as many as the kernel allows one listener: whoever finds no place tries again only after seconds, and
+    together with the others."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    crowd = min(2 * int(Path("/proc/sys/net/core/somaxconn").read_text()), 10_000, limits[1] - 500)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     with Server(tmp_path) as server, contextlib.ExitStack() as waiting:
         os.kill(server.pid, signal.SIGSTOP)
