@@ -91,6 +91,7 @@ class Publishing:
         self._clock = clock
         self._loop = loop
         self._waits: set[_Wait] = set()
+        self._draining = False
         self._accepted = Instant()
         self._expires = Instant()
         self._id_for = 0.0
@@ -179,6 +180,9 @@ class Publishing:
     # -- waiting ------------------------------------------------------------------------------------------------------
 
     def _wait(self, draft: Draft, reply: Reply, wait_s: int, to: ReplyTo) -> None:
+        if self._draining:
+            reply.status = 202  # it was on its way to the disk when the others were told
+            return to.take(reply)
         wait = _Wait(self, draft, reply, to)
         forget = self._node.wait(draft.client_id, reply.body.seq, wait.resolved)
         if forget is None:
@@ -197,7 +201,8 @@ class Publishing:
         return "sent" if self._node.in_flight(draft.client_id, seq) else "queued"
 
     def answer_waiting(self) -> None:
-        """The node drains: everybody who waits is told how it stands."""
+        """The node drains: everybody who waits is told how it stands, and nobody waits any more."""
+        self._draining = True
         for wait in list(self._waits):
             wait.over()
 
