@@ -5,8 +5,8 @@ CRC-32 finds every difference that fits into 32 neighbouring bits, and all but o
 and disks do. It does not keep anybody from making two contents alike on purpose, and need not: whoever can has a key to
 publish with, and all that it gets is the answer "duplicate" for what is none.
 
-A number goes in by exclusive-or with the checksum so far, which is how a CRC takes 32 bits: as good as its digits, and
-half of the time of making them.
+A number goes in by exclusive-or with the checksum so far, which is how a CRC takes 32 bits: as good as its digits,
+which need not be made.
 """
 
 from __future__ import annotations
