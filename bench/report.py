@@ -143,7 +143,7 @@ def regressions(rows: Rows, baseline_file: Path) -> list[str]:
 
 def baseline(rows: Rows) -> dict[str, Any]:
     """What a later run is compared with: our own server, without what only describes the circumstances."""
-    skipped = ("late_p99_ms", "fsync_p99_ms", "pongs", "p99_change_percent", "rss_growth_mb")
+    skipped = ("late_p99_ms", "fsync_p99_ms", "stolen_percent", "pongs", "p99_change_percent", "rss_growth_mb")
     return {
         "rows": {
             key: {field: row[field] for field in ("median", "ratio") if field in row}

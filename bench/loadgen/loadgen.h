@@ -50,7 +50,7 @@ typedef struct {
 // Everything that is counted; a measured window is the difference of two of these.
 typedef struct {
   uint64_t time_ns;
-  double own_cpu, server_cpu;
+  double own_cpu, server_cpu, stolen;
   uint64_t sent, answered, accepted, rejected, failed_requests;
   uint64_t received, reordered, acks, pongs, other_frames;
   uint64_t handshakes, refused, lost_connections;

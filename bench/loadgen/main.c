@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 Tally tally;
 Conn *conns;
@@ -119,6 +120,7 @@ static void publish_phase(void) {
   print_number("pongs", finish.pongs, 0);
   print_number("lost_connections", finish.lost_connections + finish.refused - start.refused, 0);
   print_number("load_share", own_share(&from, &to), 3);
+  print_number("stolen_share", (to.stolen - from.stolen) / seconds / sysconf(_SC_NPROCESSORS_ONLN), 5);
   print_server("publish", &from, &to, opt.connections ? received : accepted);
   print_histogram("delivery_ms", &delivery);
   print_histogram("answer_ms", &answer);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 void observe(Histogram *h, uint64_t ns) {
   // Values below 64 have a bucket each; above, the six bits after the leading one choose it.
@@ -62,9 +63,20 @@ double process_cpu_seconds(int pid) {
   return t.tv_sec + t.tv_nsec / 1e9;
 }
 
+// CPU seconds that the host gave to others while this machine wanted them (proc(5), `steal`), all cores together.
+static double stolen_seconds(void) {
+  unsigned long long steal = 0;
+  FILE *f = fopen("/proc/stat", "r");
+  if (!f) return 0;
+  if (fscanf(f, "cpu %*u %*u %*u %*u %*u %*u %*u %llu", &steal) != 1) steal = 0;
+  fclose(f);
+  return steal / (double)sysconf(_SC_CLK_TCK);
+}
+
 void snapshot(Tally *to) {
   tally.time_ns = now_ns();
   tally.own_cpu = own_cpu_seconds();
   tally.server_cpu = process_cpu_seconds(opt.server_pid);
+  tally.stolen = stolen_seconds();
   *to = tally;
 }

@@ -8,8 +8,8 @@ from bench.scenarios.base import ALL_SERVERS, Metric, Outcome, Scale, Scenario, 
 RATE = 1_000
 PUBLISHERS = 50
 HEARTBEAT = 25
-LATE_MS = 1.0
-ATTEMPTS = 3
+STOLEN_PERCENT = 0.2
+ATTEMPTS = 5
 
 
 def connect(server: Server, scale: Scale) -> Outcome:
@@ -42,13 +42,16 @@ def broadcast(server: Server, scale: Scale) -> Outcome:
 
 
 def latency(server: Server, scale: Scale) -> Outcome:
-    """Open loop: a request that leaves late still counts from the moment when it was due. Where the load generator
-    itself could not keep the time, the machine was away: what was measured then is measured again."""
+    """Open loop: a request that leaves late still counts from the moment when it was due.
+
+    A window in which the host took the CPU away is measured again: 0.2 % of it is 40 ms in ten seconds of two cores,
+    and the slowest hundredth of the notifications is 100 ms of them. What the host takes is no part of the result.
+    """
     open_files_needed(scale.crowd)
     found = [_latency(server, scale)]
-    while found[-1].values["late_p99_ms"] > LATE_MS and len(found) < ATTEMPTS:
+    while found[-1].values["stolen_percent"] > STOLEN_PERCENT and len(found) < ATTEMPTS:
         found.append(_latency(server, scale))
-    return min(found, key=lambda outcome: outcome.values["late_p99_ms"])
+    return min(found, key=lambda outcome: outcome.values["stolen_percent"])
 
 
 def _latency(server: Server, scale: Scale) -> Outcome:
@@ -64,6 +67,7 @@ def _latency(server: Server, scale: Scale) -> Outcome:
     delivery = report["delivery_ms"]
     values = {"p50_ms": delivery["p50"], "p99_ms": delivery["p99"], "fsync_p99_ms": fsync.ms["p99"]}
     values["late_p99_ms"] = report["lateness_ms"]["p99"]
+    values["stolen_percent"] = report["stolen_share"] * 100
     return outcome(report, values)
 
 
@@ -108,6 +112,7 @@ CROWD = (
             Metric("p99_ms", "publish to frame at 1,000/s, 10,000 connections: p99", "ms", 2, less_is_better=True),
             Metric("fsync_p99_ms", "this disk's fsync p99 meanwhile", "ms", 2, less_is_better=True),
             Metric("late_p99_ms", "lateness of the load generator, p99", "ms", 2, less_is_better=True),
+            Metric("stolen_percent", "CPU that the host took meanwhile", "%", 2, less_is_better=True),
         ),
         latency,
     ),
