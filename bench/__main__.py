@@ -14,6 +14,7 @@ from bench.scenarios import SCENARIOS, Scale
 from bench.toolchain import HERE, ROOT, NotRunError, load_generator
 
 RESULTS = HERE / "results"
+PATIENCE_S = 1_200
 LATEST, PLOT, BASELINE = RESULTS / "latest.json", RESULTS / "plot.svg", HERE / "baseline.json"
 
 
@@ -50,7 +51,8 @@ def arguments() -> argparse.Namespace:
 def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     runs = chosen.runs or (1 if chosen.quick else 3)
     pairs = plan(chosen.only or SCENARIOS, chosen.server or SERVERS)
-    measurements = Measurements(pairs, Scale.quick() if chosen.quick else Scale(), say)
+    quiet = machine.Quiet(0 if chosen.quick else PATIENCE_S)
+    measurements = Measurements(pairs, Scale.quick() if chosen.quick else Scale(), say, quiet)
     machine.raise_file_limit()
     say("looking at the machine")
     conditions = machine.conditions()
@@ -65,6 +67,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         say("interrupted: what follows is what was measured so far, and is not written")
         chosen.no_write = True
     conditions["steal_percent"] = steal.percent()
+    if quiet.waited_s:
+        say(f"waited {quiet.waited_s / 60:.0f} minutes for the host's other guests")
     return {"machine": conditions, "runs": runs, "quick": chosen.quick, "rows": measurements.rows()}
 
 

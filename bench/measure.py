@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bench.machine import Quiet
 from bench.peers import SERVERS, NotRunError
 from bench.scenarios import SCENARIOS, Outcome, Scale, Scenario
 from bench.scenarios.base import Metric
@@ -28,9 +29,10 @@ def plan(scenarios: Iterable[str], servers: Iterable[str]) -> list[Pair]:
 class Measurements:
     """All runs so far. A pair that could not be measured is not tried again."""
 
-    def __init__(self, pairs: list[Pair], scale: Scale, say: Callable[[str], None]) -> None:
+    def __init__(self, pairs: list[Pair], scale: Scale, say: Callable[[str], None], quiet: Quiet) -> None:
         self.pairs = pairs
         self.scale = scale
+        self.quiet = quiet
         self.say = say
         self.runs: list[dict[Pair, Outcome]] = []
         self.not_run: dict[Pair, str] = {}
@@ -56,9 +58,10 @@ class Measurements:
         if pair in self.not_run:
             return None
         scenario, server = SCENARIOS[pair[0]], SERVERS[pair[1]]
-        started = time.monotonic()
         try:
             server.prepare()
+            self.quiet.wait()
+            started = time.monotonic()
             outcome = scenario.measure(server, self.scale)
         except (NotRunError, RuntimeError, OSError) as error:
             self.not_run[pair] = str(error) or type(error).__name__
