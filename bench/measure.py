@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from bench.machine import Quiet
-from bench.peers import SERVERS, NotRunError
+from bench.peers import SERVERS, NotRunError, Server
 from bench.scenarios import SCENARIOS, Outcome, Scale, Scenario
 from bench.scenarios.base import Metric
 
 NAIVE = "naive"
+STOLEN_PERCENT = 0.2
+ATTEMPTS = 5
 Pair = tuple[str, str]  # scenario, server
 Row = dict[str, Any]
 Rows = dict[str, Row]  # by "scenario.metric.server"
@@ -60,15 +62,26 @@ class Measurements:
         scenario, server = SCENARIOS[pair[0]], SERVERS[pair[1]]
         try:
             server.prepare()
-            self.quiet.wait()
             started = time.monotonic()
-            outcome = scenario.measure(server, self.scale)
+            outcome = self._left_alone(scenario, server)
         except (NotRunError, RuntimeError, OSError) as error:
             self.not_run[pair] = str(error) or type(error).__name__
             self.say(f"  {pair[0]:13} {pair[1]:16} not run: {self.not_run[pair]}")
             return None
         self._report(scenario, pair, outcome, time.monotonic() - started)
         return outcome
+
+    def _left_alone(self, scenario: Scenario, server: Server) -> Outcome:
+        """Where a scenario says what the host took of the CPU meanwhile, and it is too much, it is measured again.
+
+        0.2 % is 40 ms in ten seconds of two cores, and the slowest hundredth of the notifications is 100 ms of them.
+        What the host takes is no part of a result: if all windows were disturbed, the least disturbed one counts.
+        """
+        found: list[Outcome] = []
+        while len(found) < ATTEMPTS and (not found or found[-1].values.get("stolen_percent", 0) > STOLEN_PERCENT):
+            self.quiet.wait()
+            found.append(scenario.measure(server, self.scale))
+        return min(found, key=lambda outcome: outcome.values.get("stolen_percent", 0))
 
     def _report(self, scenario: Scenario, pair: Pair, outcome: Outcome, seconds: float) -> None:
         values = ", ".join(f"{m.name} {outcome.values[m.name]:,.{m.digits}f}" for m in scenario.metrics)
