@@ -14,8 +14,9 @@ from bench.scenarios import SCENARIOS, Scale
 from bench.toolchain import HERE, ROOT, NotRunError, load_generator
 
 RESULTS = HERE / "results"
-PATIENCE_S = 1_200
 LATEST, PLOT, BASELINE = RESULTS / "latest.json", RESULTS / "plot.svg", HERE / "baseline.json"
+PATIENCE_S = 1_200
+"""How long a whole run waits for the host's other guests, in all."""
 
 
 def say(text: str) -> None:
@@ -29,7 +30,8 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measures Notifier beside other servers on this machine: medians of several runs, ratios to the\n"
         "naive service of the same run. Writes bench/results/latest.json, bench/results/plot.svg and the table in\n"
-        "README.md; with --only or --server just those rows are renewed. A whole run takes about half an hour.",
+        "README.md; with --only or --server just those rows are renewed. A whole run takes 45 minutes, with\n"
+        "loud neighbours twice as long.",
         epilog=f"scenarios:\n{listing}\n\nservers:\n  {', '.join(SERVERS)}",
     )
     add = parser.add_argument

@@ -39,6 +39,7 @@ SEND_BUFFER = 128 * 1024
 """SO_SNDBUF of the listener, inherited by its connections: the kernel would swallow megabytes for a client that does
 not read, where neither the pacing nor the operator can see them."""
 LISTENERS = 8
+"""Each has a queue of its own in the kernel, so eight times as many find a place (docs/performance.md)."""
 BACKLOG = 65_535
 """Connections that the kernel keeps for each listener until we take them; it allows net.core.somaxconn of them, 4,096
 by default. Whoever finds no place tries again after 1 s, then 2, 4 and 8; after a restart everybody comes at once."""

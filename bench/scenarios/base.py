@@ -22,10 +22,14 @@ class Scale:
     seconds: float = 4.0
     latency_seconds: float = 10.0
     idle_seconds: float = 50.0  # two heartbeats of 25 s
+    attempts: int = 5
+    """How often a window that the host disturbed is measured, at most."""
 
     @classmethod
     def quick(cls) -> "Scale":
-        return cls(1_000, 2_000, 2_000, 50_000, warmup=0.5, seconds=1.5, latency_seconds=3.0, idle_seconds=5.0)
+        return cls(
+            1_000, 2_000, 2_000, 50_000, warmup=0.5, seconds=1.5, latency_seconds=3.0, idle_seconds=5.0, attempts=1
+        )
 
 
 @dataclass
