@@ -20,7 +20,7 @@ RUN awk '/^[^ ]/ { keep = /^(ast-serialize|hatch-mypyc|hatchling|librt|mypy|mypy
  && python -m pip install --require-hashes --only-binary :all: -r requirements.lock -r build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY notifier notifier
-RUN HATCH_BUILD_HOOKS_ENABLE=1 python -m hatchling build -t wheel -d dist \
+RUN HATCH_BUILD_HOOKS_ENABLE=1 CFLAGS=-fvisibility=hidden python -m hatchling build -t wheel -d dist \
  && python -m pip --python /opt/notifier/bin/python install --no-deps --no-index dist/*.whl
 
 FROM ${PYTHON_IMAGE}

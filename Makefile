@@ -25,7 +25,7 @@ $(COMPILED)/.stamp: $(STAMP) $(shell find notifier -name '*.py' -o -name '*.sql'
 	@rm -rf build/src build/wheel $(COMPILED)
 	@mkdir -p build/src
 	@cp -R notifier pyproject.toml README.md LICENSE build/src/
-	cd build/src && HATCH_BUILD_HOOKS_ENABLE=1 $(CURDIR)/$(BIN)/python -m hatchling build -t wheel -d ../wheel
+	cd build/src && HATCH_BUILD_HOOKS_ENABLE=1 CFLAGS="$(CFLAGS) -fvisibility=hidden" $(CURDIR)/$(BIN)/python -m hatchling build -t wheel -d ../wheel
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --target $(COMPILED) build/wheel/*.whl
 	@touch $@
 

@@ -7,6 +7,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -92,14 +93,13 @@ class Door:
 
     def verify(self, token: str, done: Callable[[Identity | NotifierError], None]) -> None:
         """Check a token of a session that is under way; a revocation counts there as well."""
+        self.verifier.verify(token, partial(self._checked, done))
 
-        def checked(result: Identity | NotifierError) -> None:
-            if isinstance(result, NotifierError):
-                done(result)
-            else:
-                self.node.admit(result, lambda state: done(state if isinstance(state, NotifierError) else result))
-
-        self.verifier.verify(token, checked)
+    def _checked(self, done: Callable[[Identity | NotifierError], None], result: Identity | NotifierError) -> None:
+        if isinstance(result, NotifierError):
+            done(result)
+        else:
+            self.node.admit(result, lambda state: done(state if isinstance(state, NotifierError) else result))
 
     def closed(self, carrier: Carrier, code: int, seconds: float) -> None:
         """A connection is gone."""
