@@ -138,8 +138,10 @@ def _splice(
     id: str, seq: int, event: str | None, collapse_key: str | None, data: bytes, accepted_ms: int, expires_ms: int
 ) -> bytes:
     text = id if '"' not in id and "\\" not in id else _text(id).decode()[1:-1]
-    place = f',"seq":{seq}' if seq else ""
-    named = "" if event is None else f',"event":"{event}"'
-    collapses = "" if collapse_key is None else f',"collapse_key":{_text(collapse_key).decode()}'
-    head = f'{{"type":"notification","id":"{text}"{place}{named}{collapses},"data":'
-    return b"".join((head.encode(), data, _ending.text(accepted_ms, expires_ms)))
+    place, number = (b'","seq":', str(seq).encode()) if seq else (b'"', b"")
+    named = b"" if event is None else f',"event":"{event}"'.encode()
+    collapses = b"" if collapse_key is None else b',"collapse_key":' + _text(collapse_key)
+    end = _ending.text(accepted_ms, expires_ms)
+    return b"".join(
+        (b'{"type":"notification","id":"', text.encode(), place, number, named, collapses, b',"data":', data, end)
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from struct import Struct
 from typing import Final
 
 from notifier.engine.base import AckedBy, LossReason, Notification
@@ -37,12 +39,23 @@ class ProtocolPing:
         self.payload = payload
 
 
+_pack: Final[Callable[[int], bytes]] = Struct(">Q").pack
+
+
 def proof(position: int, last: bytes | None) -> bytes:
     """Payload of a ping whose pong proves that everything up to `position` was read; never the same as the `last`."""
-    payload = position.to_bytes(8)
+    payload = _pack(position)
     if last is None or last[:8] != payload:
         return payload
     return payload + bytes((last[8] % 255 + 1 if len(last) > 8 else 1,))
+
+
+def proven(payload: bytes) -> int:
+    """The position that a `proof` is of."""
+    position = 0
+    for at in range(8):  # compiled, a third of what `int.from_bytes` costs
+        position = position << 8 | payload[at]
+    return position
 
 
 Out = Notification | bytes | ProtocolPing

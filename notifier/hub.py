@@ -58,12 +58,12 @@ class Hub:
         """Clients with at least one connection."""
         return len(self._clients)
 
-    def of(self, client_id: str) -> tuple[Carrier, ...] | list[Carrier]:
+    def of(self, client_id: str) -> list[Carrier]:
         """The client's connections, oldest first. Do not keep or change it."""
         held = self._clients.get(client_id)
         if held is None:
-            return ()
-        return held if isinstance(held, list) else (held,)
+            return []
+        return held if isinstance(held, list) else [held]
 
     def add(self, carrier: Carrier) -> None:
         """Register a connection under its client_id and groups."""

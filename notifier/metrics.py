@@ -52,7 +52,7 @@ class Histogram:
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.counts: list[int] = [0] * (len(bounds) + 1)
         self.total = 0.0
         # The bucket of the last value, in which most find themselves again: index, lower and upper bound.
         self._at = 0
@@ -63,8 +63,8 @@ class Histogram:
             at = self._at = bisect_left(self.bounds, value)
             self._over = self.bounds[at - 1] if at else -inf
             self._upto = self.bounds[at] if at < len(self.bounds) else inf
-        self.counts[self._at] += 1
-        self.total += value
+        self.counts[self._at] = self.counts[self._at] + 1
+        self.total = self.total + value
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus wants them."""
@@ -83,8 +83,8 @@ class Metrics:
         self.closed: dict[tuple[str, str], int] = defaultdict(int)
         self.refused: dict[str, int] = defaultdict(int)
         self.turned_away: dict[str, int] = defaultdict(int)
-        self.publishes: dict[str, int] = defaultdict(int)
-        self.settled_by: dict[str, int] = defaultdict(int)
+        self.publishes: dict[str, int] = {}
+        self.settled_by: dict[str, int] = {}
         self.lost: dict[str, int] = defaultdict(int)
         self.engine_errors: dict[str, int] = defaultdict(int)
         self.operations: dict[str, Histogram] = {}
@@ -131,12 +131,12 @@ class Metrics:
 
     def published(self, outcome: str, seconds: float | None = None) -> None:
         """`outcome`: sent, queued, duplicate, dropped, or a problem code; `seconds` from request to durable."""
-        self.publishes[outcome] += 1
+        self.publishes[outcome] = self.publishes.get(outcome, 0) + 1
         if seconds is not None:
             self.publish.observe(seconds)
 
     def settled(self, acked_by: AckedBy, count: int) -> None:
-        self.settled_by[acked_by] += count
+        self.settled_by[acked_by] = self.settled_by.get(acked_by, 0) + count
 
     def delivered(self, seconds: float) -> None:
         """Accepted to settled, of mail that a session took when it was accepted."""

@@ -96,9 +96,9 @@ class Node(Listener):
 
     # -- publish ------------------------------------------------------------------------------------------------------
 
-    def publish(self, draft: Draft, done: Callable[[Outcome], None]) -> None:
-        """Store it, durably; wake its sessions; then `done`."""
-        self.engine.append(draft, done)
+    def publish(self, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
+        """Store it, durably; wake its sessions; then `done`. `now_us`: see Engine.append."""
+        self.engine.append(draft, done, now_us)
 
     def send_transient(self, target: Target, frame: bytes) -> Handed:
         """`ttl: 0`: to whoever can take it now, on every node."""
@@ -151,14 +151,13 @@ class Node(Listener):
         return Handed(live, taken)
 
     def settled(
-        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int], at_us: int
+        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: list[int], at_us: int
     ) -> None:
         """See Listener.settled."""
         if seqs:
             self.metrics.settled(acked_by, len(seqs))
-            if live:
-                for accepted_us in live:  # a seq is the microsecond of its acceptance
-                    self.metrics.delivered(max(0, at_us - accepted_us) / 1e6)
+            for accepted_us in live:  # a seq is the microsecond of its acceptance
+                self.metrics.delivered(max(0, at_us - accepted_us) / 1e6)
         for carrier in self.hub.of(client_id):
             if carrier.session.settled(seq):
                 self.touch(carrier)

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 
 from notifier import codec, conversation, protocol
 from notifier.auth.tokens import Identity
-from notifier.conversation import Acknowledgement, Limits, Out, ProtocolPing, proof
+from notifier.conversation import Acknowledgement, Limits, Out, ProtocolPing, proof, proven
 from notifier.engine.base import AckedBy, Losses, LossReason, MailboxState, Notification, Page
 from notifier.errors import BadJson, NotifierError
 from notifier.protocol import AckMode, Close
@@ -292,13 +292,13 @@ class Session:
         pings = self._pings
         if pings and payload in pings:
             at = pings.index(payload)
-            proven = int.from_bytes(pings[at][:8])
+            position = proven(payload)
             self._pings = pings[at + 1 :] or None
             heard = self._gap_ping is None or self._gap_ping in pings[: at + 1]
-            if proven > self.acked or (heard and self._told is not None):
-                self.acked = max(self.acked, proven)
-                self._shrink(proven)
-                self._acknowledge(proven, "transport", False, heard)
+            if position > self.acked or (heard and self._told is not None):
+                self.acked = max(self.acked, position)
+                self._shrink(position)
+                self._acknowledge(position, "transport", False, heard)
         elif payload == b"heartbeat" and self._heartbeat:
             self._heartbeat = 0.0
         else:

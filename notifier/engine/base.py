@@ -201,7 +201,7 @@ class Listener:
         raise NotImplementedError
 
     def settled(
-        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: Sequence[int], at_us: int
+        self, client_id: str, seq: int, acked_by: AckedBy, seqs: Sequence[int], live: list[int], at_us: int
     ) -> None:
         """Everything up to `seq` is settled, durably; `seqs` are those that this acknowledgement settled, and `live`
         those of them that a session took when they were accepted. `at_us`: unix time, microseconds."""
@@ -242,8 +242,9 @@ class Engine:
     def detach(self, listener: Listener) -> None:
         raise NotImplementedError
 
-    def append(self, draft: Draft, done: Callable[[Outcome], None]) -> None:
-        """Store, durably; then wake every listener; then `done`.
+    def append(self, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
+        """Store, durably; then wake every listener; then `done`. `now_us`: unix time in microseconds, if the caller has
+        just asked for it.
 
         - Atomic: all of it or nothing; when `done` gets an error nothing was delivered, and a retry is safe.
         - Durable when `done` gets Appended, at the declared durability.
@@ -254,6 +255,10 @@ class Engine:
         - A full mailbox: MailboxFull, or the oldest end (`dropped`) in the same commit.
         - Errors: IdConflict, MailboxFull, StorageFull, EngineUnavailable. A refused draft uses up no id.
         """
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """All drafts of a request are in, and they are many: a commit may begin without waiting for others."""
         raise NotImplementedError
 
     def acknowledge(

@@ -264,9 +264,9 @@ class Batch:
         proven: list[int] = []
         settled: list[int] = []
         for settling in self.settlings.values():
-            settled += settling.seqs
+            settled.extend(settling.seqs)
             if settling.acked_by == "transport":
-                proven += settling.seqs
+                proven.extend(settling.seqs)
             if settling.receipts and settling.seqs:
                 self._noted.append(settling)
         if proven:

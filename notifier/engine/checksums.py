@@ -11,24 +11,26 @@ which need not be made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 from zlib import crc32
 
+_crc32: Final[Callable[[bytes, int], int]] = crc32
 _MASK: Final = 0xFFFFFFFF
 
 
 def digest(data: bytes, lifetime_ms: int, event: str | None, collapse_key: str | None) -> int:
     """Fingerprint of the content that makes a repeat the same: its CRC-32, with the length of the data above that."""
-    content = crc32(data, _folded(lifetime_ms))
+    content = _crc32(data, _folded(lifetime_ms))
     if event is not None or collapse_key is not None:  # neither can be empty
-        content = crc32(f"\0{event or ''}\0{collapse_key or ''}".encode(), content)
+        content = _crc32(f"\0{event or ''}\0{collapse_key or ''}".encode(), content)
     return len(data) << 32 | content
 
 
 def checksum(content: int, seq: int, client_id: str, id: str, accepted_ms: int) -> int:
     """Of everything that is delivered, and to whom: a record with a flipped bit must not be. `content`: its digest."""
-    place = crc32(client_id.encode(), content & _MASK ^ _folded(seq))
-    return crc32(id.encode(), place ^ _folded(accepted_ms))
+    place = _crc32(client_id.encode(), content & _MASK ^ _folded(seq))
+    return _crc32(id.encode(), place ^ _folded(accepted_ms))
 
 
 def _folded(number: int) -> int:

@@ -42,6 +42,16 @@ class Ledger(Engine):
         self._leaving: dict[str, set[int]] = {}
         """`displaced` of the batch that is being committed."""
 
+    def heads(self, client_ids: Sequence[str], done: Callable[[dict[str, int]], None]) -> None:
+        """See Engine.heads. Answers at once."""
+        boxes, committed = self._boxes, self._committed
+        found = {}
+        for client_id in client_ids:
+            box = boxes.get(client_id)
+            if box is not None and (head := box.last if box.last <= committed else max(box.upto(committed), default=0)):
+                found[client_id] = head
+        done(found)
+
     def _kick(self) -> None:
         raise NotImplementedError
 

@@ -7,7 +7,7 @@ wakes wait for the commit. Acknowledgements ride on the next commit, alone they 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ from notifier.errors import EngineUnavailable, NotifierError, StorageFull
 
 LAZY_S: Final = 0.02
 """How long an acknowledgement waits for company."""
+ENOUGH: Final = 384
+"""Drafts with which a turn is begun at once, not at the end of the tick: the disk works while others still come in."""
 READ_BYTES: Final = 4 * 1024 * 1024
 """Bytes of mail that one turn reads, over all mailboxes: what a thousand clients that come back hold in memory."""
 
@@ -61,11 +63,11 @@ class MailboxEngine(Ledger):
 
     # -- what goes in -------------------------------------------------------------------------------------------------
 
-    def append(self, draft: Draft, done: Callable[[Outcome], None]) -> None:
+    def append(self, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
         """See Engine.append."""
         if self._error is not None:
             return done(self._error)
-        now_us = self._clock.now_us()
+        now_us = now_us or self._clock.now_us()
         item = Append(draft, done, now_us // 1000)
         if not draft.fresh_id:
             first = self._under_way.get(item.key)
@@ -81,6 +83,11 @@ class MailboxEngine(Ledger):
         self._next.appends.append(item)
         self._kick()
         return None
+
+    def begin(self) -> None:
+        """See Engine.begin."""
+        if not self._busy and len(self._next.appends) >= ENOUGH:
+            self._flush()
 
     def acknowledge(
         self,
@@ -134,16 +141,6 @@ class MailboxEngine(Ledger):
         self._reads.append(Wanted(client_id, after, count, size, done))
         self._kick()
         return None
-
-    def heads(self, client_ids: Sequence[str], done: Callable[[dict[str, int]], None]) -> None:
-        """See Engine.heads. Answers at once."""
-        boxes, committed = self._boxes, self._committed
-        found = {}
-        for client_id in client_ids:
-            box = boxes.get(client_id)
-            if box is not None and (head := box.last if box.last <= committed else max(box.upto(committed), default=0)):
-                found[client_id] = head
-        done(found)
 
     def written(self, notification: Notification) -> bool:
         """See Engine.written."""
@@ -265,7 +262,9 @@ class MailboxEngine(Ledger):
                 self._ended(item.dropped)
             outcome = self._wake(item)
         tell(item.done, outcome)
-        for follower in item.followers or ():
+        if item.followers is None:
+            return
+        for follower in item.followers:
             if known is not None:
                 tell(follower.done, repeat(known, follower.digest(), self._clock.now_ms()))
             elif not isinstance(outcome, Appended):

@@ -14,7 +14,7 @@ from msgspec import Raw
 from notifier import strictjson
 from notifier.auth.apikeys import ApiKeys
 from notifier.codec import transient_frame
-from notifier.engine.base import Target
+from notifier.engine.base import Draft, Target
 from notifier.errors import (
     BadJson,
     FieldError,
@@ -92,7 +92,7 @@ class _Requester(ReplyTo):
     def __init__(self, request: Request) -> None:
         self._request = request
 
-    def take(self, reply: Reply) -> None:
+    def take(self, reply: Reply, at: int) -> None:
         """See ReplyTo."""
         if reply.error is None:
             self._request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
@@ -113,7 +113,9 @@ class Notify(PublishRoute):
             strictjson.parse(request.body)  # a body that does not parse is told first
             raise
         publication = decode_notify(request.body, self._ttl, idempotency_key, bool(wait_s))
-        self._publishing.run(publication, request.started, wait_s, _Requester(request))
+        self._publishing.run(publication, self._publishing.arrived(request.started), wait_s, _Requester(request))
+        if publication.many:
+            self._publishing.begin()
 
 
 class NotifyClient(PublishRoute):
@@ -134,7 +136,7 @@ class NotifyClient(PublishRoute):
         if errors:
             raise Invalid("The request is not valid; errors names each field.", errors=errors)
         publication = check(body, data, self._ttl, _idempotency_key(request), bool(wait_s))
-        self._publishing.run(publication, request.started, wait_s, _Requester(request))
+        self._publishing.run(publication, self._publishing.arrived(request.started), wait_s, _Requester(request))
 
 
 class Batch(PublishRoute):
@@ -152,8 +154,8 @@ class Batch(PublishRoute):
         array = body.startswith(b"[")
         if array and not request.query and len(body) <= self._max_body:
             plain = decode_plain(body, self._ttl)
-            if plain is not None and len(plain) <= MAX_BATCH_ITEMS:
-                return self._run(request, [*plain], array)
+            if plain and len(plain) <= MAX_BATCH_ITEMS:
+                return self._store(request, plain)
         items = _array(body) if array else [line for line in body.split(b"\n") if line.strip()]
         if len(items) > MAX_BATCH_ITEMS:
             raise TooLarge(f"A batch may have {MAX_BATCH_ITEMS} items, this one has {len(items)}.")
@@ -172,16 +174,24 @@ class Batch(PublishRoute):
             raise TooLarge("The client_ids of all items together may be 1,000.")
         return self._run(request, publications, array)
 
+    def _store(self, request: Request, drafts: list[Draft]) -> None:
+        came = self._publishing.arrived(request.started)
+        gathering = Gathering(len(drafts), partial(self._tell, request, True))
+        for at, draft in enumerate(drafts):
+            self._publishing.store(draft, came, 0, gathering, at)
+        self._publishing.begin()
+
     def _run(self, request: Request, publications: list[Publication | NotifierError], array: bool) -> None:
         if not publications:
             return self._tell(request, array, [])
+        came = self._publishing.arrived(request.started)
         gathering = Gathering(len(publications), partial(self._tell, request, array))
         for at, publication in enumerate(publications):
             if isinstance(publication, NotifierError):
-                gathering.put(at, refusal(publication))
+                gathering.take(refusal(publication), at)
             else:
-                self._publishing.run(publication, request.started, 0, gathering.seat(at))
-        return None
+                self._publishing.run(publication, came, 0, gathering, at)
+        return self._publishing.begin()
 
     @staticmethod
     def _tell(request: Request, array: bool, replies: list[Reply]) -> None:

@@ -10,9 +10,10 @@ import msgspec
 from msgspec import UNSET
 
 from notifier import strictjson
+from notifier.engine.base import Draft
 from notifier.errors import BadJson, FieldError, Invalid
 from notifier.fields import check_client_id, check_collapse_key, check_event, check_id
-from notifier.web.bodies import BroadcastBody, NotifyBody
+from notifier.web.bodies import BroadcastBody, NotifyBody, PlainBody
 
 MAX_RECIPIENTS: Final = 1_000
 
@@ -46,7 +47,7 @@ class Publication:
 
 
 _notify: Final = msgspec.json.Decoder(NotifyBody)
-_notifies: Final = msgspec.json.Decoder(list[NotifyBody])
+_plain: Final = msgspec.json.Decoder(list[PlainBody])
 _broadcast: Final = msgspec.json.Decoder(BroadcastBody)
 _KINDS: Final[dict[str, tuple[type, str]]] = {
     "client_id": (str, "a string"),
@@ -74,25 +75,26 @@ def decode_notify(body: bytes, ttl: TtlLimits, idempotency_key: str | None, wait
     return check(parsed, data, ttl, idempotency_key, wait)
 
 
-def decode_plain(body: bytes, ttl: TtlLimits) -> list[Publication] | None:
-    """The publications of an array of `/notify` bodies that all say only who and what, as nearly all do: decoded at
-    once. None if any says more, or is wrong: then `decode_notify` is to look at each."""
-    publications = []
+def decode_plain(body: bytes, ttl: TtlLimits) -> list[Draft] | None:
+    """What an array of `/notify` bodies asks for that all say only who and what, as nearly all do: decoded at once.
+    None if any says more, or is wrong: then `decode_notify` is to look at each. Ids are still to be made."""
+    drafts = []
+    seconds = ttl.default
     quotes = body.count(b'"')
     try:
-        for parsed in _notifies.decode(body):
+        for parsed in _plain.decode(body):
             data = b"".join((parsed.data,))  # see _decode
             if strictjson.may_be_deep(data, above=1):
                 return None
             strictjson.check(data)
             client_id = parsed.client_id
-            if client_id is UNSET or check_client_id(client_id) is not None:
+            if check_client_id(client_id) is not None:
                 return None
             quotes -= 6 + data.count(b'"')  # see _decode: so many are the fewest, and nothing else has none
-            publications.append(Publication((client_id,), None, data, ttl.default))
+            drafts.append(Draft(client_id, "", data, seconds, fresh_id=True))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadJson):
         return None
-    return publications if not quotes else None
+    return drafts if not quotes and seconds else None
 
 
 def decode_broadcast(body: bytes) -> tuple[bytes, str | None]:

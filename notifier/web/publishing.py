@@ -40,12 +40,12 @@ class ReplyTo:
 
     __slots__ = ()
 
-    def take(self, reply: Reply) -> None:
-        """Called once."""
+    def take(self, reply: Reply, at: int) -> None:
+        """Called once for each place: `at` is 0 where there is but one."""
         raise NotImplementedError
 
 
-class Gathering:
+class Gathering(ReplyTo):
     """Replies that come one by one, in any order. `done` gets all of them, in theirs."""
 
     __slots__ = ("_done", "_left", "_replies")
@@ -55,28 +55,24 @@ class Gathering:
         self._left = count
         self._done = done
 
-    def seat(self, at: int) -> ReplyTo:
-        """Who takes the reply of place `at`."""
-        return _Seat(self, at)
-
-    def put(self, at: int, reply: Reply) -> None:
-        """The reply of place `at`."""
+    def take(self, reply: Reply, at: int) -> None:
+        """See ReplyTo."""
         self._replies[at] = reply
         self._left -= 1
         if not self._left:
             self._done([reply for reply in self._replies if reply is not None])
 
 
-class _Seat(ReplyTo):
-    __slots__ = ("_at", "_gathering")
+class Arrival:
+    """When a request came. The clock is asked once for all its notifications."""
 
-    def __init__(self, gathering: Gathering, at: int) -> None:
-        self._gathering = gathering
-        self._at = at
+    __slots__ = ("now_ms", "now_us", "started")
 
-    def take(self, reply: Reply) -> None:
-        """See ReplyTo."""
-        self._gathering.put(self._at, reply)
+    def __init__(self, started: float, now_us: int) -> None:
+        self.started = started
+        """When its head came, the loop's time."""
+        self.now_us = now_us
+        self.now_ms = now_us // 1000
 
 
 encode: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
@@ -94,35 +90,43 @@ class Publishing:
         self._draining = False
         self._accepted = Instant()
         self._expires = Instant()
-        self._id_for = 0.0
-        self._id_ms = 0
-        """What ids are made from: the time is asked once for all notifications of a request."""
 
-    def run(self, publication: Publication, started: float, wait_s: int, to: ReplyTo) -> None:
+    def arrived(self, started: float) -> Arrival:
+        """A request is complete. `started`: when its head came, the loop's time."""
+        return Arrival(started, self._clock.now_us())
+
+    def run(self, publication: Publication, came: Arrival, wait_s: int, to: ReplyTo, at: int = 0) -> None:
         """Publish to every recipient; answer when all of it is durable, or settled where `wait_s` asks for that."""
         if not publication.many:
             client_id = publication.client_ids[0] if publication.client_ids else None
-            return self._one(publication, client_id, started, wait_s, to)
-        gathering = Gathering(len(publication.client_ids), partial(_tell_together, publication, to))
-        for at, client_id in enumerate(publication.client_ids):
-            self._one(publication, client_id, started, 0, gathering.seat(at))
+            return self._one(publication, client_id, came, wait_s, to, at)
+        gathering = Gathering(len(publication.client_ids), partial(_tell_together, publication, to, at))
+        for place, client_id in enumerate(publication.client_ids):
+            self._one(publication, client_id, came, 0, gathering, place)
         return None
 
-    def _one(self, p: Publication, client_id: str | None, started: float, wait_s: int, to: ReplyTo) -> None:
-        if started != self._id_for:
-            self._id_for, self._id_ms = started, self._clock.now_ms()
-        id = p.id or new_id(self._id_ms)
-        if not p.ttl:
-            return to.take(self._transient(p, client_id, id, self._clock.now_ms()))
-        assert client_id is not None
-        draft = Draft(client_id, id, p.data, p.ttl, p.event, p.collapse_key, p.receipt, p.id is None)
-        return self._node.publish(draft, _Order(self, draft, started, wait_s, to).stored)
+    def begin(self) -> None:
+        """All of a request with many notifications is in: it goes into one commit, so not before."""
+        self._node.engine.begin()
 
-    def stored(self, draft: Draft, started: float, wait_s: int, to: ReplyTo, outcome: Outcome) -> None:
+    def _one(self, p: Publication, client_id: str | None, came: Arrival, wait_s: int, to: ReplyTo, at: int) -> None:
+        if not p.ttl:
+            return to.take(self._transient(p, client_id, p.id or new_id(came.now_ms), came.now_ms), at)
+        assert client_id is not None
+        draft = Draft(client_id, p.id or "", p.data, p.ttl, p.event, p.collapse_key, p.receipt, p.id is None)
+        return self.store(draft, came, wait_s, to, at)
+
+    def store(self, draft: Draft, came: Arrival, wait_s: int, to: ReplyTo, at: int) -> None:
+        """Publish one that is to be kept, to one client. A fresh id is made here."""
+        if draft.fresh_id:
+            draft.id = new_id(came.now_ms)
+        self._node.publish(draft, _Order(self, draft, came, wait_s, to, at).stored, came.now_us)
+
+    def stored(self, draft: Draft, came: Arrival, wait_s: int, to: ReplyTo, at: int, outcome: Outcome) -> None:
         """The engine has answered."""
         if type(outcome) is Appended:
             reply = self._appended(draft, outcome)
-            self._node.metrics.published(reply.body.status, self._loop.time() - started)
+            self._node.metrics.published(reply.body.status, self._loop.time() - came.started)
         elif type(outcome) is Duplicate:
             self._node.metrics.published("duplicate")
             reply = self._duplicate(draft, outcome)
@@ -131,10 +135,10 @@ class Publishing:
             self._node.metrics.published(outcome.code)
             if isinstance(outcome, MailboxFull):
                 self._node.diagnosis.dropped(draft.client_id, "mailbox_full", 1)
-            return to.take(refusal(outcome, draft.id))
+            return to.take(refusal(outcome, draft.id), at)
         if wait_s and reply.body.status in ("sent", "queued"):
-            return self._wait(draft, reply, wait_s, to)
-        return to.take(reply)
+            return self._wait(draft, reply, wait_s, to, at)
+        return to.take(reply, at)
 
     def _appended(self, draft: Draft, outcome: Appended) -> Reply:
         return Reply(
@@ -179,15 +183,15 @@ class Publishing:
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
-    def _wait(self, draft: Draft, reply: Reply, wait_s: int, to: ReplyTo) -> None:
+    def _wait(self, draft: Draft, reply: Reply, wait_s: int, to: ReplyTo, at: int) -> None:
         if self._draining:
             reply.status = 202  # it was on its way to the disk when the others were told
-            return to.take(reply)
-        wait = _Wait(self, draft, reply, to)
+            return to.take(reply, at)
+        wait = _Wait(self, draft, reply, to, at)
         forget = self._node.wait(draft.client_id, reply.body.seq, wait.resolved)
         if forget is None:
             reply.body.waited = False
-            return to.take(reply)
+            return to.take(reply, at)
         self._waits.add(wait)
         wait.begin(forget, self._loop.call_later(wait_s, wait.over))
         return None
@@ -210,28 +214,32 @@ class Publishing:
 class _Order:
     """A publish that is on its way to the disk."""
 
-    __slots__ = ("_draft", "_publishing", "_started", "_to", "_wait_s")
+    __slots__ = ("_at", "_came", "_draft", "_publishing", "_to", "_wait_s")
 
-    def __init__(self, publishing: Publishing, draft: Draft, started: float, wait_s: int, to: ReplyTo) -> None:
+    def __init__(
+        self, publishing: Publishing, draft: Draft, came: Arrival, wait_s: int, to: ReplyTo, at: int
+    ) -> None:  # fmt: skip
         self._publishing = publishing
         self._draft = draft
-        self._started = started
+        self._came = came
         self._wait_s = wait_s
         self._to = to
+        self._at = at
 
     def stored(self, outcome: Outcome) -> None:
         """The engine has answered."""
-        self._publishing.stored(self._draft, self._started, self._wait_s, self._to, outcome)
+        self._publishing.stored(self._draft, self._came, self._wait_s, self._to, self._at, outcome)
 
 
 class _Wait:
     """A publisher that waits for its notification to be settled."""
 
-    def __init__(self, publishing: Publishing, draft: Draft, reply: Reply, to: ReplyTo) -> None:
+    def __init__(self, publishing: Publishing, draft: Draft, reply: Reply, to: ReplyTo, at: int) -> None:
         self._publishing = publishing
         self._draft = draft
         self._reply = reply
         self._to = to
+        self._at = at
 
     def begin(self, forget: Callable[[], None], timer: TimerHandle) -> None:
         self._forget = forget
@@ -257,7 +265,7 @@ class _Wait:
     def _finish(self) -> None:
         self._publishing.forget(self)
         self._forget = _forgotten  # it knows us, as we know it
-        self._to.take(self._reply)
+        self._to.take(self._reply, self._at)
 
 
 def _forgotten() -> None:
@@ -272,7 +280,7 @@ def refusal(error: NotifierError, id: str | None = None) -> Reply:
     return Reply(error.status, body, error=error, rejected=1)
 
 
-def _tell_together(publication: Publication, to: ReplyTo, replies: list[Reply]) -> None:
+def _tell_together(publication: Publication, to: ReplyTo, at: int, replies: list[Reply]) -> None:
     results = []
     first_error = None
     for client_id, reply in zip(publication.client_ids, replies, strict=True):
@@ -284,4 +292,4 @@ def _tell_together(publication: Publication, to: ReplyTo, replies: list[Reply]) 
     rejected = sum(reply.rejected for reply in replies)
     accepted = len(replies) - rejected
     status = first_error.status if first_error is not None and not accepted else 202
-    to.take(Reply(status, Answers(accepted, rejected, results), rejected=rejected))
+    to.take(Reply(status, Answers(accepted, rejected, results), rejected=rejected), at)

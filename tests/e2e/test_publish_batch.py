@@ -72,6 +72,19 @@ def test_a_batch_is_one_commit(door: Publisher) -> None:
     assert after["notifier_engine_batch_size_sum"] - before["notifier_engine_batch_size_sum"] == 50
 
 
+def test_a_large_batch_of_all_kinds_is_one_commit(door: Publisher) -> None:
+    """Also where its first items alone have enough for one."""
+    before = door.server.metrics()
+    items = [{"client_ids": [name() for _ in range(100)], "data": 1} for _ in range(6)]
+    items += [{"client_id": name(), "data": 1} for _ in range(994)]
+    answer = door.post("/batch", items)
+    assert answer.status == 200, answer.body
+    assert answer.headers["notifier-rejected"] == "0"
+    after = door.server.metrics()
+    assert after["notifier_engine_batch_size_count"] - before["notifier_engine_batch_size_count"] == 1
+    assert after["notifier_engine_batch_size_sum"] - before["notifier_engine_batch_size_sum"] == 1_594
+
+
 @pytest.mark.parametrize(("body", "said"), [(b"[]", []), (b" [ ] ", []), (b"", ""), (b"\n \r\n", "")])
 def test_nothing_at_all(door: Publisher, body: bytes, said: object) -> None:
     answer = door.post("/batch", body)

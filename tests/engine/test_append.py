@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from notifier.engine.base import Appended, Duplicate
+from notifier.engine.base import Appended, Draft, Duplicate
+from notifier.engine.mail import ENOUGH
 from notifier.errors import IdConflict, MailboxFull
 from tests.engine.world import Ended, Settled, Wake, World
 
@@ -70,6 +71,38 @@ async def test_a_seq_is_the_microsecond_of_its_acceptance_or_the_next_one(world:
 
 
 # -- repeats ----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_has_just_asked_for_the_time_may_say_it(world: World) -> None:
+    now_us = world.clock.now_us()
+    world.clock.advance(5)
+    answer = asyncio.get_running_loop().create_future()
+    world.engine.append(Draft("alice", "a", b"1", 60), answer.set_result, now_us)
+    outcome = await answer
+    assert (outcome.seq, outcome.accepted_ms) == (now_us, now_us // 1000)
+    assert outcome.expires_ms == now_us // 1000 + 60_000
+    assert (await world.append("alice", "b")).seq == now_us + 5_000_000
+
+
+async def test_a_commit_begins_with_what_is_there_if_that_is_much(world: World) -> None:
+    """`begin`: what comes later in the same tick goes with the next one."""
+    first = [world.append(f"client-{n}") for n in range(ENOUGH)]
+    world.engine.begin()
+    second = [world.append(f"client-{n}") for n in range(ENOUGH)]
+    world.engine.begin()  # the disk is busy
+    outcomes = await asyncio.gather(*first, *second)
+    assert world.errors.batches == [ENOUGH, ENOUGH]
+    seqs = [outcome.seq for outcome in outcomes]
+    assert seqs == sorted(set(seqs)), "in the order of the calls"
+
+
+async def test_a_commit_does_not_begin_with_little(world: World) -> None:
+    """Several small requests of one tick share a commit."""
+    few = [world.append(f"client-{n}") for n in range(ENOUGH - 1)]
+    world.engine.begin()
+    last = world.append("alice")
+    await asyncio.gather(*few, last)
+    assert world.errors.batches == [ENOUGH]
 
 
 async def test_a_repeat_is_a_duplicate_and_changes_nothing(world: World) -> None:

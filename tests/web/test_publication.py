@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notifier.engine.base import Draft
 from notifier.errors import BadJson, Invalid
 from notifier.web.publication import Publication, TtlLimits, decode_broadcast, decode_notify, decode_plain, new_id
 
@@ -197,11 +198,20 @@ def fields(publication: Publication) -> list[object]:
     return [getattr(publication, name) for name in Publication.__slots__]
 
 
+def asked_for(draft: Draft) -> list[object]:
+    """The fields of the publication that says the same."""
+    assert draft.fresh_id
+    return fields(Publication(
+        (draft.client_id,), None, draft.data, draft.ttl, draft.id or None, draft.event, draft.collapse_key,
+        draft.receipt,
+    ))  # fmt: skip
+
+
 @pytest.mark.parametrize("item", [*PLAIN, *OTHER, *filter(bytes.strip, BAD_JSON)])
 def test_an_item_that_says_more_or_is_wrong_is_looked_at_by_itself(item: bytes) -> None:
     found = decode_plain(b"[%b,%b]" % (PLAIN[0], item), TTL)
     if found is not None:
-        assert fields(found[1]) == fields(decode(item))
+        assert asked_for(found[1]) == fields(decode(item))
     assert found is not None or item not in PLAIN
 
 
@@ -212,7 +222,11 @@ def test_what_is_decoded_at_once_is_what_is_decoded_one_by_one(items: list[bytes
     if all(item in PLAIN for item in items):
         assert found is not None
     if found is not None:
-        assert [fields(publication) for publication in found] == [fields(decode(item)) for item in items]
+        assert [asked_for(draft) for draft in found] == [fields(decode(item)) for item in items]
+
+
+def test_where_nothing_is_kept_by_default_each_is_looked_at() -> None:
+    assert decode_plain(b"[%b]" % PLAIN[0], TtlLimits(0, 60)) is None
 
 
 @given(st.binary(max_size=80))

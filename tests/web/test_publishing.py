@@ -15,7 +15,7 @@ class Publisher(ReplyTo):
     def __init__(self) -> None:
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
-    def take(self, reply: Reply) -> None:
+    def take(self, reply: Reply, at: int) -> None:
         self.reply.set_result(reply)
 
 
@@ -29,7 +29,7 @@ async def test_who_is_on_the_way_to_the_disk_when_the_node_drains_does_not_wait(
     try:
         publisher = Publisher()
         publication = decode_notify(b'{"client_id":"alice","data":1}', TtlLimits(60, 60), None, wait=True)
-        parts.publishing.run(publication, 0.0, 30, publisher)
+        parts.publishing.run(publication, parts.publishing.arrived(0.0), 30, publisher)
         assert not publisher.reply.done(), "it is not stored yet"
         parts.publishing.answer_waiting()
         async with asyncio.timeout(10):

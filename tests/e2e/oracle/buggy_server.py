@@ -79,9 +79,9 @@ def dropped() -> None:
     honest = SQLiteEngine.append
     number = itertools.count(ONE_IN // 2)
 
-    def append(engine: SQLiteEngine, draft: Draft, done: Callable[[Outcome], None]) -> None:
+    def append(engine: SQLiteEngine, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
         if next(number) % ONE_IN:
-            return honest(engine, draft, done)
+            return honest(engine, draft, done, now_us)
         now = time.time_ns()
         return done(Appended(now // 1000, now // 1_000_000, now // 1_000_000 + draft.ttl * 1000, 0, 0))
 
