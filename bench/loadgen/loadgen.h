@@ -15,9 +15,9 @@
 #define STAMP_DIGITS 16
 
 typedef enum { SUBSCRIBER, PUBLISHER } Kind;
-// A subscriber goes CLOSED → CONNECTING → HANDSHAKE (request sent) → JOINING (101 came) → READY (welcomed).
-// A publisher goes CLOSED → CONNECTING → READY → WAITING (request sent) → READY.
-typedef enum { CLOSED, CONNECTING, HANDSHAKE, JOINING, READY, WAITING } State;
+// A subscriber goes CLOSED → HANDSHAKE (dialed, request sent) → JOINING (101 came) → READY (welcomed).
+// A publisher goes CLOSED → READY (dialed) → WAITING (request sent) → READY.
+typedef enum { CLOSED, HANDSHAKE, JOINING, READY, WAITING } State;
 
 typedef struct {
   char *data;
