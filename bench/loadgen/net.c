@@ -105,7 +105,7 @@ bool dial(Conn *c) {
   }
   watch(c, EPOLL_CTL_ADD, EPOLLIN);
   // Over loopback both ends are connected by now; where they are not, what is sent waits until they are. To wait for it
-  // here, ask for the socket's error and watch it anew would be a third of our CPU time while connections are made.
+  // here, ask for the socket's error and watch it anew would be a fifth of our CPU time while connections are made.
   if (c->kind == SUBSCRIBER) {
     subscriber_connected(c);
   } else {

@@ -29,7 +29,7 @@ class NotifyBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class PlainBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A `NotifyBody` that says only who and what: decoded in two thirds of the time."""
+    """A `NotifyBody` that says only who and what: decoded faster, as there are fewer fields to look for."""
 
     client_id: str
     data: Raw
