@@ -96,7 +96,7 @@ class Node(Listener):
 
     # -- publish ------------------------------------------------------------------------------------------------------
 
-    def publish(self, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
+    def publish(self, draft: Draft, done: Callable[[Outcome], None], now_us: int) -> None:
         """Store it, durably; wake its sessions; then `done`. `now_us`: see Engine.append."""
         self.engine.append(draft, done, now_us)
 

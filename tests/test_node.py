@@ -85,7 +85,7 @@ class World:
     async def publish(self, client_id: str = "alice", id: str = "", **fields: Any) -> Appended:
         outcome: asyncio.Future[Any] = self.loop.create_future()
         draft = Draft(client_id, id or f"{random.random()}", b"1", 60, fresh_id=not id, **fields)
-        self.node.publish(draft, outcome.set_result)
+        self.node.publish(draft, outcome.set_result, self.clock.now_us())
         found = await outcome
         await asyncio.sleep(0)
         assert isinstance(found, Appended)

@@ -242,9 +242,9 @@ class Engine:
     def detach(self, listener: Listener) -> None:
         raise NotImplementedError
 
-    def append(self, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
-        """Store, durably; then wake every listener; then `done`. `now_us`: unix time in microseconds, if the caller has
-        just asked for it.
+    def append(self, draft: Draft, done: Callable[[Outcome], None], now_us: int) -> None:
+        """Store, durably; then wake every listener; then `done`. `now_us`: when it was accepted, unix microseconds of
+        the engine's clock, asked just now.
 
         - Atomic: all of it or nothing; when `done` gets an error nothing was delivered, and a retry is safe.
         - Durable when `done` gets Appended, at the declared durability.

@@ -63,11 +63,10 @@ class MailboxEngine(Ledger):
 
     # -- what goes in -------------------------------------------------------------------------------------------------
 
-    def append(self, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
+    def append(self, draft: Draft, done: Callable[[Outcome], None], now_us: int) -> None:
         """See Engine.append."""
         if self._error is not None:
             return done(self._error)
-        now_us = now_us or self._clock.now_us()
         item = Append(draft, done, now_us // 1000)
         if not draft.fresh_id:
             first = self._under_way.get(item.key)

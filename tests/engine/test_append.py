@@ -73,7 +73,7 @@ async def test_a_seq_is_the_microsecond_of_its_acceptance_or_the_next_one(world:
 # -- repeats ----------------------------------------------------------------------------------------------------------
 
 
-async def test_who_has_just_asked_for_the_time_may_say_it(world: World) -> None:
+async def test_the_time_of_acceptance_is_the_one_that_the_caller_says(world: World) -> None:
     now_us = world.clock.now_us()
     world.clock.advance(5)
     answer = asyncio.get_running_loop().create_future()

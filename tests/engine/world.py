@@ -229,7 +229,8 @@ class World:
         """Without an `id` the server makes one."""
         self._made += 1
         fields = {"ttl": 3600, "fresh_id": not id} | fields
-        return self.ask(self.engine.append, Draft(client_id, id or f"made-{self._made}", data, **fields))
+        draft = Draft(client_id, id or f"made-{self._made}", data, **fields)
+        return self.ask(self.engine.append, draft, now_us=self.clock.now_us())
 
     async def put(self, client_id: str = "alice", id: str = "", **fields: Any) -> int:
         """Append what must be accepted; its seq."""

@@ -312,7 +312,7 @@ class World:
             self.judged(self.answered, expected, mail, outcome)
 
         draft = Draft(client_id, mail.id, data, ttl, None, key, receipt, not id)
-        self.node.publish(draft, done)
+        self.node.publish(draft, done, self.clock.now_us())
 
     def repeating(self, client_id: str) -> bool:
         """A repeat is being looked up. Until then it stands in the index as if it were new: a purge of the same moment

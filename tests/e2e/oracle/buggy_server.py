@@ -79,7 +79,7 @@ def dropped() -> None:
     honest = SQLiteEngine.append
     number = itertools.count(ONE_IN // 2)
 
-    def append(engine: SQLiteEngine, draft: Draft, done: Callable[[Outcome], None], now_us: int = 0) -> None:
+    def append(engine: SQLiteEngine, draft: Draft, done: Callable[[Outcome], None], now_us: int) -> None:
         if next(number) % ONE_IN:
             return honest(engine, draft, done, now_us)
         now = time.time_ns()
