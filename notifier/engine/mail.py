@@ -85,7 +85,7 @@ class MailboxEngine(Ledger):
 
     def begin(self) -> None:
         """See Engine.begin."""
-        if not self._busy and len(self._next.appends) >= ENOUGH:
+        if len(self._next.appends) >= ENOUGH:
             self._flush()
 
     def acknowledge(

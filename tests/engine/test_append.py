@@ -89,9 +89,10 @@ async def test_a_commit_begins_with_what_is_there_if_that_is_much(world: World) 
     first = [world.append(f"client-{n}") for n in range(ENOUGH)]
     world.engine.begin()
     second = [world.append(f"client-{n}") for n in range(ENOUGH)]
-    world.engine.begin()  # the disk is busy
-    outcomes = await asyncio.gather(*first, *second)
-    assert world.errors.batches == [ENOUGH, ENOUGH]
+    world.engine.begin()  # the disk is busy: one commit at a time
+    last = world.append("alice")
+    outcomes = await asyncio.gather(*first, *second, last)
+    assert world.errors.batches == [ENOUGH, ENOUGH + 1]
     seqs = [outcome.seq for outcome in outcomes]
     assert seqs == sorted(set(seqs)), "in the order of the calls"
 
