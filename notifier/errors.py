@@ -13,6 +13,7 @@
     ├── MailboxFull · StorageFull
     └── Unavailable
         ├── EngineUnavailable · NoKeys · Overloaded                  (close 1013)
+        ├── Busy
         └── Draining                                                 (close 1012)
 
 An error carries its data and knows how each carrier tells it: the HTTP `status` and problem `code`
@@ -328,6 +329,15 @@ class Overloaded(Unavailable):
     title = "Too many connections"
     mend = "Retry with back-off. Operators: raise the open-file limit or MAX_CONNECTIONS, or add a node."
     reason = "overloaded"
+
+
+class Busy(Unavailable):
+    """So many `ttl: 0` notifications for many connections are under way that this one was not sent at all."""
+
+    code = "busy"
+    title = "Too many broadcasts at once"
+    mend = "Retry after Retry-After; put together what goes to everybody many times a second."
+    reason = "busy"
 
 
 class Draining(Unavailable):

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from notifier.session import Session
+
+SLICE: Final = 200
+"""Connections that a loop over many handles before it lets others go on."""
 
 
 class Carrier:
@@ -33,9 +36,9 @@ class Carrier:
         """Write what the session says, and do what it asks for."""
         raise NotImplementedError
 
-    def carry(self, frame: bytes, encoded: dict[str, bytes]) -> bool:
-        """A `ttl: 0` frame; whether it can be written now. `encoded` keeps its bytes by kind of carrier, so that they
-        are made once for all."""
+    def carry(self, frames: list[bytes], encoded: dict[str, bytes]) -> int:
+        """`ttl: 0` frames, for one write; how many can be written now. `encoded` keeps their bytes by kind of carrier,
+        so that they are made once for all."""
         raise NotImplementedError
 
     def abort(self) -> None:

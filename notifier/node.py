@@ -33,7 +33,8 @@ from notifier.engine.base import (
     Target,
 )
 from notifier.errors import NotifierError, Revoked
-from notifier.hub import Carrier, Hub
+from notifier.fanout import Fanout
+from notifier.hub import SLICE, Carrier, Hub
 from notifier.metrics import Gauges, Metrics
 from notifier.protocol import Close
 
@@ -43,8 +44,6 @@ PAGE_BYTES: Final = 128 * 1024
 """What a session reads at once: with 256 KiB unsent before it, still far from the 1 MiB that ends a connection."""
 RECONCILE_S: Final = 10.0
 """How often a node looks for wakes that were lost."""
-SLICE: Final = 200
-"""Connections that a loop over many handles before it lets others go on."""
 MAX_WAITING: Final = 1_000
 
 Waiter = Callable[[State, AckedBy | None], None]
@@ -79,10 +78,12 @@ class Node(Listener):
         self._waiters: dict[tuple[str, int], list[Waiter]] = {}
         self._touched: dict[Carrier, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._fanout: Fanout
 
     async def start(self) -> None:
         """Open the engine and listen to it. Raises what `Engine.start` raises."""
         self._loop = asyncio.get_running_loop()
+        self._fanout = Fanout(self.hub, self._loop, self.metrics, self.diagnosis)
         await self.engine.start()
         self.engine.attach(self)
         self._tasks = [self._loop.create_task(self._reconcile()), self._loop.create_task(self._measure_lag())]
@@ -101,7 +102,9 @@ class Node(Listener):
         self.engine.append(draft, done, now_us)
 
     def send_transient(self, target: Target, frame: bytes) -> Handed:
-        """`ttl: 0`: to whoever can take it now, on every node."""
+        """`ttl: 0`: to whoever can take it now, on every node. Raises Busy, for what goes to many."""
+        if target.client_id is None:
+            self._fanout.admit(target.group)
         return self.engine.transient(target, frame)
 
     def in_flight(self, client_id: str, seq: int) -> bool:
@@ -178,27 +181,12 @@ class Node(Listener):
         self._resolve(client_id, seqs, reason, None)
 
     def transient(self, target: Target, frame: bytes) -> Handed:
-        """See Listener.transient. Many connections are served in slices, with the loop going on between them."""
+        """See Listener.transient."""
         if target.client_id is not None:
-            carriers = list(self.hub.of(target.client_id))
-        elif target.group is not None:
-            carriers = self.hub.members(target.group)
-        else:
-            carriers = list(self.hub)
-        return Handed(len(carriers), self._spread(carriers, frame, {}, 0))
-
-    def _spread(self, carriers: list[Carrier], frame: bytes, encoded: dict[str, bytes], start: int) -> int:
-        taken = 0
-        for carrier in carriers[start : start + SLICE]:
-            if carrier.carry(frame, encoded):
-                taken += 1
-            elif carrier.session.closing is None:
-                self.metrics.notifications_lost("slow_consumer", 1)
-                self.diagnosis.dropped(carrier.session.client_id, "slow_consumer", 1)
-        if start + SLICE < len(carriers):
-            self._loop.call_soon(self._spread, carriers, frame, encoded, start + SLICE)
-            taken += len(carriers) - start - SLICE
-        return taken
+            return self._fanout.to_client(target.client_id, frame)
+        if target.group is not None:
+            return self._fanout.to_group(target.group, frame)
+        return self._fanout.to_everyone(frame)
 
     def command(self, client_id: str, action: str) -> int:
         """See Listener.command."""

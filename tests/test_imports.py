@@ -25,7 +25,7 @@ MAX_LINES = 400
 GROUND = {"errors", "fields", "clock", "strictjson"}
 VALUES = GROUND | {"engine.base", "auth.tokens"}
 CONVERSATION = VALUES | {"protocol", "codec", "conversation"}
-NODE = CONVERSATION | {"session", "hub", "metrics", "diagnosis", "node"}
+NODE = CONVERSATION | {"session", "hub", "metrics", "diagnosis", "fanout", "node"}
 CARRIED = NODE | {"transport", "logs"}
 SETTINGS = {"settings", "settings_checks", "settings_sources"}
 
@@ -45,6 +45,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "conversation": {"engine.base"},
     "session": CONVERSATION,
     "hub": {"session"},
+    "fanout": {"diagnosis", "engine.base", "errors", "hub", "metrics"},
     # Where engine and hub meet. It knows an engine's contract and no engine.
     "metrics": {"engine.base"},
     "diagnosis": {"engine.base", "clock"},

@@ -17,9 +17,9 @@ from notifier.conversation import Limits, ProtocolPing
 from notifier.engine.base import Appended, Draft, Handed, MailboxState, Notification, Target
 from notifier.engine.sqlite import SQLiteEngine
 from notifier.errors import EngineUnavailable, NotifierError, Revoked
-from notifier.hub import Hub
+from notifier.hub import SLICE, Hub
 from notifier.metrics import Metrics
-from notifier.node import MAX_WAITING, SLICE, Node
+from notifier.node import MAX_WAITING, Node
 from notifier.session import Session
 from tests.harness.chaos import Deaf
 from tests.harness.virtual import StepWriter, VirtualLoop
@@ -57,9 +57,9 @@ class Collector:
         elif session.wants:
             self.node.read(self)
 
-    def carry(self, frame: bytes, encoded: dict[str, bytes]) -> bool:
+    def carry(self, frames: list[bytes], encoded: dict[str, bytes]) -> int:
         self.node.touch(self)
-        return self.session.transient(frame)
+        return sum(self.session.transient(frame) for frame in frames)
 
     def abort(self) -> None:
         self.closed = (1006, "")

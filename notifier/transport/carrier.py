@@ -117,21 +117,21 @@ class SessionCarrier(Carrier):
         except Exception as error:
             self._broken(error)
 
-    def carry(self, frame: bytes, encoded: dict[str, bytes]) -> bool:
+    def carry(self, frames: list[bytes], encoded: dict[str, bytes]) -> int:
         """See hub.Carrier. Nothing of a broadcast is queued where nothing waits before it."""
         session = self.session
         if session.out or session.others_settled:
             self._door.node.touch(self)
-            return session.transient(frame)
+            return sum([session.transient(frame) for frame in frames])
         if session.paused or session.closing is not None or self._closed_code:
-            return False
+            return 0
         if self._transport.get_write_buffer_size() >= HIGH_WATER:
-            return False  # `paused` is told only when this tick of the loop is through
+            return 0  # `paused` is told only when this tick of the loop is through
         data = encoded.get(self.kind)
         if data is None:
-            data = encoded[self.kind] = self.encode(frame)
+            data = encoded[self.kind] = b"".join([self.encode(frame) for frame in frames])
         self._write(data)
-        return True
+        return len(frames)
 
     def _verified(self, result: Identity | NotifierError) -> None:
         if self._closed_code:

@@ -17,6 +17,7 @@ from notifier.codec import transient_frame
 from notifier.engine.base import Draft, Target
 from notifier.errors import (
     BadJson,
+    Busy,
     FieldError,
     Invalid,
     MethodNotAllowed,
@@ -214,7 +215,11 @@ class Broadcast(PublishRoute):
     def _publish(self, request: Request) -> None:
         data, event = decode_broadcast(request.body)
         now_ms = self._node.clock.now_ms()
-        handed = self._node.send_transient(Target(), transient_frame(new_id(now_ms), event, data, now_ms))
+        try:
+            handed = self._node.send_transient(Target(), transient_frame(new_id(now_ms), event, data, now_ms))
+        except Busy as error:
+            self._node.metrics.published(error.code)
+            raise
         self._node.metrics.published("sent" if handed.taken else "dropped")
         request.respond(202, encode({"connections": handed.connections}))
 

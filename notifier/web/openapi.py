@@ -123,7 +123,7 @@ EXAMPLES: dict[type, Any] = {
         "errors": [{"field": "ttl", "message": "At most 2592000 seconds (TTL_MAX_SECONDS)."}],
     },
 }
-PUBLISH = (e.Unauthorized, e.Forbidden, e.TooLarge, e.UnsupportedEncoding, e.BadJson, e.Invalid, e.Draining)
+PUBLISH = (e.Unauthorized, e.Forbidden, e.TooLarge, e.UnsupportedEncoding, e.BadJson, e.Invalid, e.Busy, e.Draining)
 STORE = (*PUBLISH, e.IdConflict, e.MailboxFull, e.StorageFull, e.EngineUnavailable)
 ADMIN = (e.Unauthorized, e.Forbidden, e.Invalid, e.EngineUnavailable)
 CLIENT = (e.BadHandshake, e.TokenMissing, e.TokenInvalid, e.TokenExpired, e.ForbiddenOrigin, e.Revoked)

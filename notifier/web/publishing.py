@@ -12,7 +12,7 @@ import msgspec
 from notifier.clock import Clock
 from notifier.codec import Instant, rfc3339, transient_frame
 from notifier.engine.base import AckedBy, Appended, Draft, Duplicate, Outcome, State, Target
-from notifier.errors import MailboxFull, NotifierError
+from notifier.errors import Busy, MailboxFull, NotifierError
 from notifier.node import Node
 from notifier.transport.problems import document
 from notifier.web.bodies import Answer, Answers, Status
@@ -173,7 +173,11 @@ class Publishing:
 
     def _transient(self, p: Publication, client_id: str | None, id: str, now_ms: int) -> Reply:
         target = Target(client_id=client_id, group=p.group)
-        handed = self._node.send_transient(target, transient_frame(id, p.event, p.data, now_ms))
+        try:
+            handed = self._node.send_transient(target, transient_frame(id, p.event, p.data, now_ms))
+        except Busy as error:
+            self._node.metrics.published(error.code)
+            return refusal(error, id)
         status: Status = "sent" if handed.taken else "dropped"
         self._node.metrics.published(status)
         if client_id is not None and not handed.connections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -264,6 +265,27 @@ async def test_broadcast(publisher: Publisher) -> None:
             assert "seq" not in frame
     assert problem(publisher.post("/broadcast", {"data": 1, "ttl": 5}), 422, "invalid") == ["ttl"]
     assert problem(publisher.post("/broadcast", {}), 422, "invalid") == ["data"]
+
+
+async def test_more_for_many_than_can_be_under_way_is_503_and_not_sent(publisher: Publisher) -> None:
+    group = name("crowd")
+    async with AsyncExitStack() as stack:
+        crowd = [Client(publisher.server, name(), groups=(group,)) for _ in range(201)]
+        for member in crowd:
+            await stack.enter_async_context(member)
+            await member.welcome
+        items = [{"group": group, "data": n} for n in range(70)]
+        answer = publisher.post("/batch", items)
+        assert answer.status == 200, answer.body
+        statuses = [item.get("status") or item["error"]["code"] for item in answer.body]
+        assert statuses == ["sent"] * 64 + ["busy"] * 6
+        refused = [item["error"] for item in answer.body[64:]]
+        assert {(error["status"], "id" in error) for error in refused} == {(503, True)}
+        assert publisher.server.metrics()['notifier_publishes_total{outcome="busy"}'] >= 6
+        for member in crowd:
+            assert [(await member.next("notification"))["data"] for _ in range(64)] == [*range(64)]
+        assert publisher.post("/notify", {"group": group, "data": "after"}).body["status"] == "sent"
+        assert {(await member.next("notification"))["data"] for member in crowd} == {"after"}
 
 
 # -- collapse ---------------------------------------------------------------------------------------------------------

@@ -114,8 +114,8 @@ class Connection:
             case other:
                 assert other in ("welcome", "pong"), frame
 
-    def carry(self, frame: bytes, encoded: dict[str, bytes]) -> bool:
-        taken = self.session.transient(frame)
+    def carry(self, frames: list[bytes], encoded: dict[str, bytes]) -> int:
+        taken = sum(self.session.transient(frame) for frame in frames)
         self.world.node.touch(self)
         return taken
 
