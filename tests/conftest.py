@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness import Server
 from tests.harness.server import COMPILED
+
+# No test fails because the machine was slow, and what failed can be repeated.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("tests")
 
 # A shell starts what it puts in the background with SIGINT ignored, and that is inherited: what tests end by it would
 # live on.

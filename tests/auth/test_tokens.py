@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.auth.tokens import Identity, Rules, TokenVerifier, mint, token_verifier
@@ -398,7 +398,6 @@ def pyjwt(token: str | bytes) -> Any:
 
 
 @given(changes, changes, st.sampled_from(["HS256", "HS384", "HS512"]))
-@settings(deadline=None)
 @pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
 def test_what_we_accept_pyjwt_accepts_alike(header: dict[str, Any], claims: dict[str, Any], algorithm: str) -> None:
     token = sign({"alg": algorithm} | header, GOOD | claims, algorithm=algorithm)
@@ -410,7 +409,6 @@ def test_what_we_accept_pyjwt_accepts_alike(header: dict[str, Any], claims: dict
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_no_change_of_a_signed_token_is_accepted(data: st.DataObject) -> None:
     token = bytearray(valid().encode())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -425,13 +423,11 @@ def test_no_change_of_a_signed_token_is_accepted(data: st.DataObject) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200))
-@settings(deadline=None)
 def test_no_rubbish_is_accepted_or_breaks_anything(token: bytes | str) -> None:
     assert judge(token) is None
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
-@settings(deadline=None)
 def test_no_signed_rubbish_is_accepted_or_breaks_anything(header: bytes, claims: bytes) -> None:
     assert judge(sign(header, claims)) is None
     assert judge(sign(HEADER, claims)) is None
