@@ -43,7 +43,7 @@ typedef struct {
   int port, connections, clients, publishers, batch, dialing, per_address, cpu, server_pid, comeback;
   int header_count, publish_header_count;
   bool ack, broadcast;
-  long count, window;
+  long count, window, gather;
   double rate, warmup, seconds, hold, settle, limit;
 } Options;
 

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 Tally tally;
@@ -21,6 +22,7 @@ static uint64_t after(double seconds) { return now_ns() + seconds * 1e9; }
 // One turn that ends at `until`, at the next request that is due, or after 20 ms.
 static void turn_until(uint64_t until) {
   publish_when_due();
+  if (opt.gather) nanosleep(&(struct timespec){.tv_nsec = opt.gather * 1000}, NULL);
   uint64_t now = now_ns(), due = next_due_ns(), end = until < due ? until : due;
   turn(end <= now ? 0 : end - now < 20 * MS ? end - now : 20 * MS);
 }

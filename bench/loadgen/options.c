@@ -30,6 +30,7 @@ static const char HELP[] =
     "  --ack                      answer each notification with {\"type\":\"ack\",\"seq\":N}\n"
     "  --dialing N                handshakes under way at once (100)\n"
     "  --per-address N            sockets per source address 127.0.0.x (20000)\n"
+    "  --gather US                look for what has arrived every US microseconds only: fewer wake-ups\n"
     "  --settle S --hold S        let the server rest S seconds, then watch it idle for S seconds\n"
     "publishers\n"
     "  --publishers N             keep-alive HTTP connections (0)\n"
@@ -46,7 +47,7 @@ static const char HELP[] =
     "                             when the server dies, reconnect until each has its M again and they are settled\n";
 
 enum { HOST = 256, PORT, CPU, SERVER_PID, LIMIT, CONNECTIONS, TOKENS, PATH, HEADER, HELLO, READY_TEXT, TEXT_PING, TEXT_PONG,
-       ACK, DIALING, PER_ADDRESS, SETTLE, HOLD, PUBLISHERS, CLIENTS, PUBLISH_PATH, PUBLISH_HEADER, PUBLISH_BODY, BATCH,
+       ACK, DIALING, PER_ADDRESS, GATHER, SETTLE, HOLD, PUBLISHERS, CLIENTS, PUBLISH_PATH, PUBLISH_HEADER, PUBLISH_BODY, BATCH,
        BROADCAST, WINDOW, RATE, WARMUP, SECONDS, COUNT, COMEBACK, HELP_FLAG };
 
 static const struct option LONG[] = {
@@ -54,8 +55,8 @@ static const struct option LONG[] = {
     {"limit", 1, 0, LIMIT}, {"connections", 1, 0, CONNECTIONS}, {"tokens", 1, 0, TOKENS}, {"path", 1, 0, PATH},
     {"header", 1, 0, HEADER}, {"hello", 1, 0, HELLO}, {"ready", 1, 0, READY_TEXT}, {"text-ping", 1, 0, TEXT_PING},
     {"text-pong", 1, 0, TEXT_PONG}, {"ack", 0, 0, ACK}, {"dialing", 1, 0, DIALING}, {"per-address", 1, 0, PER_ADDRESS},
-    {"settle", 1, 0, SETTLE}, {"hold", 1, 0, HOLD}, {"publishers", 1, 0, PUBLISHERS}, {"clients", 1, 0, CLIENTS},
-    {"publish-path", 1, 0, PUBLISH_PATH}, {"publish-header", 1, 0, PUBLISH_HEADER},
+    {"gather", 1, 0, GATHER}, {"settle", 1, 0, SETTLE}, {"hold", 1, 0, HOLD}, {"publishers", 1, 0, PUBLISHERS},
+    {"clients", 1, 0, CLIENTS}, {"publish-path", 1, 0, PUBLISH_PATH}, {"publish-header", 1, 0, PUBLISH_HEADER},
     {"publish-body", 1, 0, PUBLISH_BODY}, {"batch", 1, 0, BATCH}, {"broadcast", 0, 0, BROADCAST},
     {"window", 1, 0, WINDOW}, {"rate", 1, 0, RATE}, {"warmup", 1, 0, WARMUP}, {"seconds", 1, 0, SECONDS},
     {"count", 1, 0, COUNT}, {"comeback", 1, 0, COMEBACK}, {"help", 0, 0, HELP_FLAG}, {0, 0, 0, 0}};
@@ -105,6 +106,7 @@ void parse_options(int argc, char **argv) {
       case ACK: opt.ack = true; break;
       case DIALING: opt.dialing = atoi(optarg); break;
       case PER_ADDRESS: opt.per_address = atoi(optarg); break;
+      case GATHER: opt.gather = atol(optarg); break;
       case SETTLE: opt.settle = atof(optarg); break;
       case HOLD: opt.hold = atof(optarg); break;
       case PUBLISHERS: opt.publishers = atoi(optarg); break;
@@ -129,6 +131,7 @@ void parse_options(int argc, char **argv) {
   if (opt.publishers && opt.clients < 1) usage("nobody to publish to: --clients or --connections");
   if (opt.publishers && opt.seconds <= 0 && opt.count <= 0 && !opt.comeback) usage("--seconds or --count is missing");
   if (opt.batch < 1 || opt.per_address < 1 || opt.dialing < 1) usage("a size below 1");
+  if (opt.gather < 0 || opt.gather > 20000) usage("--gather takes 0 to 20000 microseconds");
   if (opt.tokens) read_tokens(opt.tokens);
 }
 

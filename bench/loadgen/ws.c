@@ -52,12 +52,12 @@ static uint64_t number_after(const char *text, size_t length, const char *key) {
 }
 
 // `text` is followed by a readable byte that is no digit: the next frame's head or the end of the buffer.
-static void notification(Conn *c, const char *text, size_t length, uint64_t stamp) {
-  last_frame_ns = now_ns();
+static void notification(Conn *c, const char *text, const char *at) {
+  uint64_t stamp = strtoull(at + 3, NULL, 10);
   tally.received++;
   if (measuring && stamp) observe(&delivery, last_frame_ns - stamp);
   c->received++;
-  uint64_t seq = number_after(text, length, "\"seq\":");
+  uint64_t seq = number_after(text, at - text, "\"seq\":"); // stands before the data, which holds the stamp
   if (seq) {
     if (seq <= c->last_seq) tally.reordered++;
     c->last_seq = seq;
@@ -70,7 +70,7 @@ static void notification(Conn *c, const char *text, size_t length, uint64_t stam
 static void message(Conn *c, const char *text, size_t length) {
   const char *stamp = memmem(text, length, "TS=", 3);
   if (stamp) {
-    notification(c, text, length, strtoull(stamp + 3, NULL, 10));
+    notification(c, text, stamp);
     return;
   }
   tally.other_frames++;
@@ -158,6 +158,7 @@ static bool upgraded(Conn *c, char **bytes, size_t *length) {
 }
 
 void subscriber_bytes(Conn *c, char *bytes, size_t length) {
+  last_frame_ns = now_ns(); // all its frames arrived together
   Buffer joined_bytes = {0}; // only when the last read ended within a frame
   if (c->in.length) {
     keep(&c->in, bytes, length);
