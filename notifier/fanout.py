@@ -40,7 +40,7 @@ class Walk:
     """A way through many connections, in slices."""
 
     def step(self) -> int:
-        """Serve the next slice; how many frames were taken."""
+        """Serve the next slice; how many frames were not taken."""
         raise NotImplementedError
 
     @property
@@ -70,31 +70,27 @@ class Fanout:
     def to_client(self, client_id: str, frame: bytes) -> Handed:
         """To the client's connections."""
         carriers, load = list(self._hub.of(client_id)), Load(frame)
-        return Handed(len(carriers), sum([self.serve(carrier, load) for carrier in carriers]))
+        return Handed(len(carriers), len(carriers) - sum([self.serve(carrier, load) for carrier in carriers]))
 
     def to_group(self, group: str, frame: bytes) -> Handed:
         """To the group's connections as of now. The first slice is served at once; the rest is taken to take it too."""
-        walk = _Members(self, self._hub.members(group), frame)
-        count = walk.left
-        return Handed(count, self._begin(walk) + walk.left)
+        carriers = self._hub.members(group)
+        return Handed(len(carriers), len(carriers) - self._begin(_Members(self, carriers, frame)))
 
     def to_everyone(self, frame: bytes) -> Handed:
         """To every connection. See `to_group`."""
-        walk, count = self._everyone, self._hub.connections
-        joins = walk.frames > 0
-        walk.add(frame)
-        if joins:
-            return Handed(count, count)
-        taken = self._begin(walk)
-        return Handed(count, taken + max(0, count - walk.served))
+        count = self._hub.connections
+        joins = self._everyone.frames > 0
+        self._everyone.add(frame)
+        return Handed(count, count if joins else count - self._begin(self._everyone))
 
     def _begin(self, walk: Walk) -> int:
-        taken = walk.step()
+        missed = walk.step()
         if walk.frames:
             self._walks.append(walk)
             if len(self._walks) == 1:
                 self._loop.call_soon(self._go_on)
-        return taken
+        return missed
 
     def _go_on(self) -> None:
         walk = self._walks.popleft()
@@ -105,13 +101,12 @@ class Fanout:
             self._loop.call_soon(self._go_on)
 
     def serve(self, carrier: Carrier, load: Load) -> int:
-        """How many of the frames the connection takes. The others are lost to it, and counted."""
-        taken = carrier.carry(load.frames, load.encoded)
-        missed = len(load.frames) - taken
+        """How many of the frames the connection does not take. They are lost to it, and counted."""
+        missed = len(load.frames) - carrier.carry(load.frames, load.encoded)
         if missed and carrier.session.closing is None:
             self._metrics.notifications_lost("slow_consumer", missed)
             self._diagnosis.dropped(carrier.session.client_id, "slow_consumer", missed)
-        return taken
+        return missed
 
 
 class _Members(Walk):
@@ -124,14 +119,9 @@ class _Members(Walk):
         self._at = 0
 
     @property
-    def left(self) -> int:
-        """Connections still to be served."""
-        return len(self._carriers) - self._at
-
-    @property
     def frames(self) -> int:
         """See Walk.frames."""
-        return 1 if self.left else 0
+        return 1 if self._at < len(self._carriers) else 0
 
     def step(self) -> int:
         """See Walk.step."""
@@ -162,8 +152,6 @@ class _Everyone(Walk):
         self._rounds: deque[_Round] = deque()
         """In the order of acceptance, which is the order in which they end."""
         self._loads: list[Load] = []
-        self.served = 0
-        """Connections in the last slice."""
 
     @property
     def frames(self) -> int:
@@ -183,20 +171,20 @@ class _Everyone(Walk):
         if oldest.turned and after > oldest.start:
             page = page[: bisect_right(page, oldest.start)]
             after, last = oldest.start, False
-        taken = self.served = 0
+        writes = missed = 0
         before = ""
         for client_id in page:
-            if self.served >= SLICE:
+            if writes >= SLICE:
                 after, last = before, False
                 break
             for carrier in list(self._hub.of(client_id)):
-                self.served += 1
+                writes += len(self._loads)
                 for load in self._loads:
-                    taken += self._fanout.serve(carrier, load)
+                    missed += self._fanout.serve(carrier, load)
             before = client_id
         self._after = after
         self._end(last)
-        return taken
+        return missed
 
     def _end(self, last: bool) -> None:
         """Forget the rounds that are through. `last`: the walk has passed the last client."""

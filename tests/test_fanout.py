@@ -198,6 +198,18 @@ def test_what_is_large_goes_out_by_itself(world: World) -> None:
     ]
 
 
+def test_a_tick_is_as_short_where_many_writes_go_to_each(world: World) -> None:
+    members = world.crowd(2 * SLICE)
+    large = b"x" * MAX_JOINED
+    for _ in range(10):
+        world.fanout.to_everyone(large)
+    before = served(members)
+    while world.tick():
+        assert served(members) - before < SLICE + 10, "a client is served whole"
+        before = served(members)
+    assert all(len(member.writes) == 10 for member in members)
+
+
 def test_whoever_comes_and_goes_the_others_get_each_broadcast_once_and_in_order() -> None:
     for seed in range(60):
         dice, world = random.Random(seed), World()

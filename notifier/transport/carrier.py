@@ -127,10 +127,14 @@ class SessionCarrier(Carrier):
             return 0
         if self._transport.get_write_buffer_size() >= HIGH_WATER:
             return 0  # `paused` is told only when this tick of the loop is through
-        data = encoded.get(self.kind)
-        if data is None:
-            data = encoded[self.kind] = b"".join([self.encode(frame) for frame in frames])
-        self._write(data)
+        try:
+            data = encoded.get(self.kind)
+            if data is None:
+                data = encoded[self.kind] = b"".join([self.encode(frame) for frame in frames])
+            self._write(data)
+        except Exception as error:
+            self._broken(error)  # a defect costs this connection, not those that come after it
+            return 0
         return len(frames)
 
     def _verified(self, result: Identity | NotifierError) -> None:

@@ -5,6 +5,7 @@
 
 engine down | up     the engine refuses everything, as when its disk is gone
 defect CLIENT_ID     the next frame of this client finds a bug
+torn CLIENT_ID       the next frame to this client finds a bug
 """
 
 from __future__ import annotations
@@ -41,15 +42,23 @@ def install(name: str) -> None:
     from notifier.errors import EngineUnavailable
     from notifier.node import Node
     from notifier.session import Session
+    from notifier.transport.carrier import SessionCarrier
 
     broken: set[str] = set()
-    honest_start, honest_receive = Node.start, Session.receive
+    torn: set[str] = set()
+    honest_start, honest_receive, honest_write = Node.start, Session.receive, SessionCarrier._write
 
     def receive(session: Session, payload: bytes, now: float) -> None:
         if session.client_id in broken:
             broken.discard(session.client_id)
             raise ZeroDivisionError("a planted defect")
         honest_receive(session, payload, now)
+
+    def write(carrier: SessionCarrier, data: bytes) -> None:
+        if carrier.session.client_id in torn:
+            torn.discard(carrier.session.client_id)
+            raise ZeroDivisionError("a planted defect")
+        honest_write(carrier, data)
 
     def do(node: Node, words: list[str]) -> None:
         engine: Any = node.engine
@@ -58,6 +67,8 @@ def install(name: str) -> None:
                 engine._error = EngineUnavailable("The disk is gone.") if state == "down" else None
             case ["defect", client_id]:
                 broken.add(client_id)
+            case ["torn", client_id]:
+                torn.add(client_id)
 
     async def start(node: Node) -> None:
         async def reached(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,6 +81,7 @@ def install(name: str) -> None:
 
     Node.start = start  # type: ignore[method-assign]
     Session.receive = receive  # type: ignore[method-assign]
+    SessionCarrier._write = write  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
+from tests.e2e.handled_server import HANDLED, a_hand, hand
 from tests.e2e.publishing import LIMIT, Publisher, name, problem, publisher, seconds_between
-from tests.harness import Client, apublish
+from tests.harness import Client, Server, apublish, request
 
 __all__ = ["publisher"]
 
@@ -265,6 +267,25 @@ async def test_broadcast(publisher: Publisher) -> None:
             assert "seq" not in frame
     assert problem(publisher.post("/broadcast", {"data": 1, "ttl": 5}), 422, "invalid") == ["ttl"]
     assert problem(publisher.post("/broadcast", {}), 422, "invalid") == ["data"]
+
+
+async def test_a_defect_at_one_connection_keeps_a_broadcast_from_no_other(make_server: Callable[..., Server]) -> None:
+    server = make_server(command=HANDLED, environ=a_hand())
+    async with AsyncExitStack() as stack:
+        crowd = [Client(server, f"c{n:03}") for n in range(205)]
+        for member in crowd:
+            await stack.enter_async_context(member)
+            await member.welcome
+        for unlucky in (3, 203):  # in the slice that is served at once, and in the one after it
+            hand(server, "torn", f"c{unlucky:03}")
+        for data in ("first", "second"):
+            answer = request(server, "POST", "/broadcast", {"data": data})
+            assert answer.status == 202, answer
+            for n, member in enumerate(crowd):
+                if n not in (3, 203):
+                    assert (await member.next("notification"))["data"] == data
+        for unlucky in (3, 203):
+            assert await crowd[unlucky].closed() == (1011, "internal")
 
 
 async def test_more_for_many_than_can_be_under_way_is_503_and_not_sent(publisher: Publisher) -> None:
