@@ -84,10 +84,10 @@ class Metrics:
         self.refused: dict[str, int] = defaultdict(int)
         self.turned_away: dict[str, int] = defaultdict(int)
         self.publishes: dict[str, int] = {}
-        self.settled_by: dict[str, int] = {}
         self.lost: dict[str, int] = defaultdict(int)
         self.engine_errors: dict[str, int] = defaultdict(int)
         self.operations: dict[str, Histogram] = {}
+        self.settled_by_client = self.settled_by_transport = 0
         self.resent = self.collapsed = self.slow_consumers = self.acks_ignored = 0
         self.duration = Histogram((1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604800.0))
         self.publish = Histogram(QUICK)
@@ -129,14 +129,19 @@ class Metrics:
 
     # -- notifications ------------------------------------------------------------------------------------------------
 
-    def published(self, outcome: str, seconds: float | None = None) -> None:
-        """`outcome`: sent, queued, duplicate, dropped, or a problem code; `seconds` from request to durable."""
+    def published(self, outcome: str) -> None:
+        """`outcome`: sent, queued, duplicate, dropped, or a problem code."""
         self.publishes[outcome] = self.publishes.get(outcome, 0) + 1
-        if seconds is not None:
-            self.publish.observe(seconds)
+
+    def stored(self, seconds: float) -> None:
+        """From request to durable."""
+        self.publish.observe(seconds)
 
     def settled(self, acked_by: AckedBy, count: int) -> None:
-        self.settled_by[acked_by] = self.settled_by.get(acked_by, 0) + count
+        if acked_by == "client":
+            self.settled_by_client += count
+        else:
+            self.settled_by_transport += count
 
     def delivered(self, seconds: float) -> None:
         """Accepted to settled, of mail that a session took when it was accepted."""
@@ -193,7 +198,8 @@ class Metrics:
         yield _counter("handshakes_refused", "Handshakes refused, by reason.", self.refused.items(), "reason")
         yield _counter("requests_refused", "Requests without the key they need.", self.turned_away.items(), "reason")
         yield _counter("publishes", "Publishes answered, by outcome.", self.publishes.items(), "outcome")
-        yield _counter("notifications_settled", "Notifications settled.", self.settled_by.items(), "acked_by")
+        settled = (("client", self.settled_by_client), ("transport", self.settled_by_transport))
+        yield _counter("notifications_settled", "Notifications settled.", settled, "acked_by")
         yield _counter("notifications_resent", "Written again on a later connection.", [("", self.resent)])
         yield _counter("notifications_lost", "Left without an acknowledgement.", self.lost.items(), "reason")
         yield _counter("notifications_collapsed", "Replaced by a later one.", [("", self.collapsed)])

@@ -296,9 +296,7 @@ class MailboxEngine(Ledger):
         client_id = settling.client_id
         box = self._boxes.get(client_id)
         if box is not None:
-            cells = box.take(settling.seqs)
-            seqs = settling.seqs if len(cells) == len(settling.seqs) else [cell[0] for cell in cells]
-            live = [cell[0] for cell in cells if cell[2] & LIVE]
+            seqs, live = box.settle(settling.seqs)
             self._pending -= len(seqs)
             if not box:
                 self._emptied.add(client_id)

@@ -190,6 +190,14 @@ class Mailbox:
             return self._mark >> _SHIFT
         return self._cells[self._place(self._cells, seq) + 2] >> _SHIFT
 
+    def settle(self, seqs: list[int]) -> tuple[list[int], list[int]]:
+        """Remove these entries where present. Returns those, and which of them a session took when it was accepted."""
+        if self._cells is None and len(seqs) == 1 and seqs[0] == self._seq and not self.keys:  # nearly always
+            self._seq = self.size = 0
+            return seqs, seqs if self._mark & LIVE else []
+        cells = self.take(seqs)
+        return [cell[0] for cell in cells], [cell[0] for cell in cells if cell[2] & LIVE]
+
     def take(self, seqs: Sequence[int]) -> list[Cell]:
         """Remove these entries where present; returns them for `restore`."""
         cells, count = self._cells, len(seqs)

@@ -68,6 +68,7 @@ class Door:
         max_body: int,
     ) -> None:
         self.loop = loop
+        self.time: Callable[[], float] = loop.time
         self.node = node
         self.clock = clock
         self.verifier = verifier

@@ -34,7 +34,7 @@ class WebSocketConnection(SessionCarrier):
         session = self.session
         if self._closed_code:
             return self._discard(data)
-        now = session.heard_at = self._door.loop.time()
+        now = session.heard_at = self._door.time()
         try:
             if (text := self._reader.single_text(data)) is not None:
                 session.receive(text, now)

@@ -86,6 +86,7 @@ class Publishing:
         self._node = node
         self._clock = clock
         self._loop = loop
+        self._time: Callable[[], float] = loop.time
         self._waits: set[_Wait] = set()
         self._draining = False
         self._accepted = Instant()
@@ -126,7 +127,9 @@ class Publishing:
         """The engine has answered."""
         if type(outcome) is Appended:
             reply = self._appended(draft, outcome)
-            self._node.metrics.published(reply.body.status, self._loop.time() - came.started)
+            metrics = self._node.metrics
+            metrics.published(reply.body.status)
+            metrics.stored(self._time() - came.started)
         elif type(outcome) is Duplicate:
             self._node.metrics.published("duplicate")
             reply = self._duplicate(draft, outcome)
