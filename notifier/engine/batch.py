@@ -167,7 +167,6 @@ class Batch:
         """client_id → what an append has put out of the index. It is pending until this commit, and stays so if the
         commit fails, or if the append turns out to be a repeat."""
         self.reads: list[Wanted] = []
-        self.dedup_ms = 0
         self.asked: list[tuple[str, str]] = []
         """Ids that the publisher chose: they may have been accepted before."""
         self.rows: list[Any] = []
@@ -192,10 +191,9 @@ class Batch:
             self.appends or self.endings or self.dones or any(settling.dones for settling in self.settlings.values())
         )
 
-    def close(self, dedup_ms: int) -> None:
+    def close(self) -> None:
         """Nothing comes in any more. Whatever can be made ready on the loop is, so that the writer's thread does not
         have to wait for Python's lock in the middle of its work."""
-        self.dedup_ms = dedup_ms
         self.asked = [item.key for item in self.appends if not item.draft.fresh_id]
         if not self.asked:
             self.rows = self._rows()
@@ -255,9 +253,8 @@ class Batch:
             content = item.digest()
             crc = checksum(content, seq, client_id, id, item.accepted_ms)
             rows += (
-                queries.PUT, seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, len(data),
-                draft.collapse_key, id, draft.event, item.accepted_ms, crc, data.decode(), content,
-                item.accepted_ms + self.dedup_ms,
+                queries.PUT, seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, draft.collapse_key, id,
+                draft.event, item.accepted_ms, crc, data.decode(), content,
             )  # fmt: skip
         if self.last:
             rows += _turn(queries.LAST, self.last, None)
@@ -293,7 +290,7 @@ class Batch:
 
 
 def _turn(what: int, seq: int | None, data: str | None) -> Row:
-    return (what, seq, None, None, None, None, None, None, None, None, None, data, None, None)
+    return (what, seq, None, None, None, None, None, None, None, None, data, None)
 
 
 def _ending(ending: Ending, now_ms: int) -> Iterator[Step]:

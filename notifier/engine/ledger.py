@@ -23,7 +23,6 @@ class Ledger(Engine):
 
     def __init__(self, clock: Clock, options: EngineOptions) -> None:
         self._clock = clock
-        self._dedup_ms = options.dedup_s * 1000
         self._limit = options.mailbox_limit
         self._limit_bytes = options.mailbox_bytes
         self._drop_oldest = options.drop_oldest

@@ -48,7 +48,7 @@ class MailboxEngine(Ledger):
     def __init__(self, path: str, clock: Clock, observer: Observer, options: EngineOptions) -> None:
         super().__init__(clock, options)
         self._observer = observer
-        self._store = Store(path, options.durability)
+        self._store = Store(path, options.durability, options.dedup_s)
         self._listeners: list[Listener] = []
         self._sent: dict[int, list[int]] = {}
         self._under_way: dict[tuple[str, str], Append] = {}
@@ -174,7 +174,7 @@ class MailboxEngine(Ledger):
             batch.steps += [(queries.SENT, (seq, first_ms, times)) for seq, (first_ms, times) in sent.items()]
         self._take_reads(batch)
         self._busy, self._leaving = True, batch.displaced
-        batch.close(self._dedup_ms)
+        batch.close()
         now_ms, started = self._clock.now_ms(), self._clock.monotonic()
         if batch.appends:
             self._appends_since_sweep += len(batch.appends)

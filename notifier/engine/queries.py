@@ -5,17 +5,18 @@ from typing import Final
 # What nearly every turn does, as rows of one INSERT into a view whose triggers do it: the whole commit, fsync included,
 # is one step of SQLite. Python's lock is given back and taken again around every step, so with a statement per table
 # the writer thread queued for that lock a dozen times per commit, behind a busy event loop (docs/performance.md).
-# Rows are bound as they are; taking them out of one JSON text costs SQLite three times as much.
+# Rows are bound as they are; taking them out of one JSON text costs SQLite three times as much. Python's lock is held
+# while they are, so what SQLite can tell itself is not among them. ({dedup_ms}: how long an id is remembered.)
 TURN: Final = """
 CREATE TEMP VIEW turn AS SELECT NULL AS what, NULL AS seq, NULL AS client_id, NULL AS expires_ms, NULL AS flags,
-    NULL AS size, NULL AS collapse_key, NULL AS id, NULL AS event, NULL AS accepted_ms, NULL AS crc, NULL AS data,
-    NULL AS digest, NULL AS until_ms;
+    NULL AS collapse_key, NULL AS id, NULL AS event, NULL AS accepted_ms, NULL AS crc, NULL AS data, NULL AS digest;
 
 -- New mail, and what is remembered of its id. (A remembered row in the way has left its window: the writer has looked.)
 CREATE TEMP TRIGGER turn_put INSTEAD OF INSERT ON turn WHEN NEW.what = 1 BEGIN
-    INSERT INTO mail VALUES (NEW.seq, NEW.client_id, NEW.expires_ms, NEW.flags, NEW.size, NEW.collapse_key, NEW.id,
-        NEW.event, NEW.accepted_ms, NEW.crc, NEW.data);
-    REPLACE INTO dedup VALUES (NEW.id, NEW.client_id, NEW.seq, NEW.digest, NEW.expires_ms, NEW.until_ms, NULL);
+    INSERT INTO mail VALUES (NEW.seq, NEW.client_id, NEW.expires_ms, NEW.flags, octet_length(NEW.data),
+        NEW.collapse_key, NEW.id, NEW.event, NEW.accepted_ms, NEW.crc, NEW.data);
+    REPLACE INTO dedup VALUES (NEW.id, NEW.client_id, NEW.seq, NEW.digest, NEW.expires_ms,
+        NEW.accepted_ms + {dedup_ms}, NULL);
 END;
 
 -- The highest seq that was given.
@@ -38,10 +39,13 @@ PUT: Final = 1
 LAST: Final = 2
 PROVEN: Final = 3
 SETTLED: Final = 4
-TURN_WIDTH: Final = 14
+TURN_WIDTH: Final = 12
 # One statement per number of rows would be prepared again and again: what is missing is filled up with rows of NULLs,
 # which no trigger takes. At most 512: apsw keeps no statement of more than 16 KiB prepared.
-TURN_SIZES: Final[tuple[int, ...]] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+TURN_SIZES: Final[tuple[int, ...]] = (
+    1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 288, 320,
+    352, 384, 416, 448, 480, 512,
+)  # fmt: skip
 _ROW: Final = "(" + ",".join("?" * TURN_WIDTH) + ")"
 TURN_ROWS: Final[dict[int, str]] = {size: "INSERT INTO turn VALUES " + ",".join([_ROW] * size) for size in TURN_SIZES}  # noqa: S608 - our own
 

@@ -107,11 +107,13 @@ def translate(error: Exception) -> NotifierError:
 
 
 class Store:
-    """The SQL operations, on the writer's thread. `durability`: `fsync` or `page_cache`."""
+    """The SQL operations, on the writer's thread. `durability`: `fsync` or `page_cache`; `dedup_s`: how many seconds
+    an id is remembered."""
 
-    def __init__(self, path: str, durability: str) -> None:
+    def __init__(self, path: str, durability: str, dedup_s: int) -> None:
         self.path = path
         self._durability = durability
+        self._dedup_s = dedup_s
         self._cleared = 0
         """Pages that this connection had written when the log was last cleared."""
         self.log_missing = False
@@ -143,7 +145,7 @@ class Store:
             if got not in expected:
                 raise EngineUnavailable(f"SQLite answers {name}={got} where {value} was asked for.")
         connection.execute("PRAGMA temp_store=memory; PRAGMA foreign_keys=off")
-        connection.execute(queries.TURN)
+        connection.execute(queries.TURN.format(dedup_ms=self._dedup_s * 1000))
         if self.path != ":memory:":
             self.log_missing = not log and connection.execute(queries.IN_USE).fetchall() == [(1,)]
             # While a server runs, and after it was killed, there is a log. The mark tells a log that is gone from one

@@ -72,7 +72,7 @@ async def test_a_disk_that_fails_the_checkpoint_stops_the_server(call: str, firs
     """The log is good, and what is copied out of it into the database is not: SQLite by itself would say nothing.
     The checkpoint of the start succeeds."""
     database = tmp_path / "notifier.db"
-    store = Store(str(database), "fsync")
+    store = Store(str(database), "fsync", 60)
     store.open(True, APPLICATION_ID, VERSION)
     store.close()
     prefix = [*tracer(f"{call}:error=EIO:when={first}+"), "-P", str(database)]
@@ -97,7 +97,7 @@ async def test_a_disk_that_fails_the_checkpoint_stops_the_server(call: str, firs
 
 def test_a_disk_that_cannot_be_read_at_the_start_is_not_called_a_damaged_database(tmp_path: Path) -> None:
     database = tmp_path / "notifier.db"
-    store = Store(str(database), "fsync")
+    store = Store(str(database), "fsync", 60)
     store.open(True, APPLICATION_ID, VERSION)
     store.close()
     before = database.read_bytes()

@@ -53,7 +53,7 @@ def test_a_thousand_flipped_bits_are_each_noticed(server: Server) -> None:
         with path.open("r+b") as file:
             file.seek(at)
             file.write(bytes([content[at] ^ bit]))
-        store = Store(str(path), "page_cache")
+        store = Store(str(path), "page_cache", 60)
         store.open(False, database.APPLICATION_ID, database.VERSION)
         found, damaged = store.read(list(texts))
         store.close(checkpoint=False)
@@ -103,7 +103,7 @@ def test_a_bit_anywhere_in_the_file_never_makes_wrong_mail(server: Server) -> No
         at, bit = pick.randrange(len(content)), 1 << pick.randrange(8)
         flipped = content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
         path.write_bytes(flipped)
-        store = Store(str(path), "page_cache")
+        store = Store(str(path), "page_cache", 60)
         try:
             store.open(False, database.APPLICATION_ID, database.VERSION)
             rows = list(store.load()[0])
