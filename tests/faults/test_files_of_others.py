@@ -39,6 +39,13 @@ def another_program(path: Path) -> None:
     file.close()
 
 
+def alike(path: Path) -> None:
+    """Another program's, with tables of the same names."""
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA application_id=7")
+    file.close()
+
+
 BROKEN: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("this is no database\n" * 100),
     "noise behind our header": lambda path: path.write_bytes(path.read_bytes()[:100] + b"\x5a" * 50_000),
@@ -47,6 +54,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a page of zeros": lambda path: path.write_bytes(path.read_bytes()[:4096] + bytes(4096) + path.read_bytes()[8192:]),
     "newer": newer,
     "another program's": another_program,
+    "another program's, alike": alike,
 }
 
 
