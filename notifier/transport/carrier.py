@@ -47,7 +47,7 @@ class SessionCarrier(Carrier):
     def __init__(self, door: Door, transport: asyncio.Transport, session: Session, address: str) -> None:
         self.session = session
         self.address = address
-        self.opened_at = door.loop.time()
+        self.opened_at = door.time()
         self._door = door
         self._transport = transport
         self._wrote = 0
@@ -76,7 +76,7 @@ class SessionCarrier(Carrier):
         code = self._closed_code or 1006
         self._closed_code = code
         self._stall = _GONE
-        self._door.closed(self, code, self._door.loop.time() - self.opened_at)
+        self._door.closed(self, code, self._door.time() - self.opened_at)
 
     def pause_writing(self) -> None:
         self.session.paused = True
@@ -108,7 +108,7 @@ class SessionCarrier(Carrier):
                 token, session.verify = session.verify, None
                 self._door.verify(token, self._verified)
             if session.filled:
-                session.note_filled(self._door.loop.time())
+                session.note_filled(self._door.time())
                 self._door.wheel.add(_Look(self), self.window_full_s)
             if session.closing is not None:
                 self._close(*session.closing)
@@ -155,7 +155,7 @@ class SessionCarrier(Carrier):
         if unsent > MAX_UNSENT:
             self._cut_off()
         elif unsent and self._stall < 0:
-            self._stall, self._stall_at = self._wrote - unsent, self._door.loop.time()
+            self._stall, self._stall_at = self._wrote - unsent, self._door.time()
             self._door.wheel.add(_Stall(self), STALL_S / 3)
 
     @property

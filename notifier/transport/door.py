@@ -126,7 +126,7 @@ class Door:
         self._note("http", error.reason, self.address(request.protocol.peer, forwarded))
 
     def _note(self, transport: str, reason: str, address: str) -> None:
-        now = self.loop.time()
+        now = self.time()
         key = (address, reason)
         if now - self._noted.get(key, -60.0) >= 60:
             self._noted[key] = now
@@ -137,7 +137,7 @@ class Door:
 
     def _may_look(self) -> bool:
         second, count = self._claims
-        now = int(self.loop.time())
+        now = int(self.time())
         self._claims = (now, count + 1 if now == second else 1)
         return now != second or count < CLAIMS_PER_S
 
@@ -147,7 +147,7 @@ class Door:
 
     def date(self) -> bytes:
         """The Date header's line, made once a second (RFC 9110 §6.6.1)."""
-        now = self.loop.time()
+        now = self.time()
         if now >= self._date_ends:
             self._date_ends = now + 1.0 - self.clock.now() % 1
             self._date = b"date: %b\r\n" % formatdate(self.clock.now(), usegmt=True).encode()

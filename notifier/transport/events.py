@@ -168,7 +168,7 @@ class Events(EventRoute):
         http = request.protocol
         if http.gone or http.transport.is_closing():
             return
-        session = Session(door.connection_id(), identity, "client", door.limits, door.loop.time())
+        session = Session(door.connection_id(), identity, "client", door.limits, door.time())
         session.resume(after)
         date = formatdate(door.clock.now(), usegmt=True).encode()
         head = b"HTTP/1.1 200 OK\r\ndate: %b\r\n%b%bconnection: close\r\n\r\nretry: %d\n\n"

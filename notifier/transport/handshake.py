@@ -185,7 +185,7 @@ def _accept(door: Door, request: Request, hello: Hello, identity: Identity, stat
     protocol = request.protocol
     if protocol.gone or protocol.transport.is_closing():
         return
-    session = Session(door.connection_id(), identity, hello.ack_mode, door.limits, door.loop.time())
+    session = Session(door.connection_id(), identity, hello.ack_mode, door.limits, door.time())
     connection = WebSocketConnection(door, protocol.transport, session, address)
     rest = protocol.take_over(connection, _switching(hello))
     session.start(state)

@@ -74,7 +74,7 @@ class HttpProtocol:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
-        self._deadline = self._door.loop.time() + REQUEST_DEADLINE_S
+        self._deadline = self._door.time() + REQUEST_DEADLINE_S
         self._state.connections.add(self)
         if self._door.closing:
             transport.abort()
@@ -139,7 +139,7 @@ class HttpProtocol:
             end = data.find(b"\r\n\r\n") + 4
             head = self._door.known_heads.get(data[:end])
             if head is not None and len(data) == end + head.length:
-                now = self._door.loop.time()
+                now = self._door.time()
                 self._deadline = now + REQUEST_DEADLINE_S
                 request = self._busy = Request(self, now, head)
                 request.body = data[end:]
@@ -165,7 +165,7 @@ class HttpProtocol:
                 self.transport.abort()
             return
         if self._current is None:
-            self._deadline = self._door.loop.time() + REQUEST_DEADLINE_S
+            self._deadline = self._door.time() + REQUEST_DEADLINE_S
         if self._unparsed:
             self._unparsed += data
             return
@@ -211,7 +211,7 @@ class HttpProtocol:
         return not self.transport.is_closing() and self._lingering < 0
 
     def on_message_begin(self) -> None:
-        self._current = Request(self, self._door.loop.time(), Head())
+        self._current = Request(self, self._door.time(), Head())
         self._head_done = False
         self._head_size = self._extra = 0
         self._url = b""
@@ -359,7 +359,7 @@ class HttpProtocol:
         if end:
             self._linger()
             return
-        self._deadline = self._door.loop.time() + (IDLE_S if self._current is None else REQUEST_DEADLINE_S)
+        self._deadline = self._door.time() + (IDLE_S if self._current is None else REQUEST_DEADLINE_S)
         if self._queue or self._unparsed:
             self._door.loop.call_soon(self._go_on)
         elif not self._choked:
@@ -393,7 +393,7 @@ class HttpProtocol:
     def _linger(self) -> None:
         """The last answer is written. Closing with unread input would send RST, which can eat that answer."""
         self._lingering = 0
-        self._deadline = self._door.loop.time() + LINGER_S
+        self._deadline = self._door.time() + LINGER_S
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.transport.resume_reading()

@@ -118,9 +118,9 @@ class EventStream(SessionCarrier):
         """See SessionCarrier. What we write is the sign of life, for nothing comes back."""
         session = self.session
         if session.out:
-            session.heard_at = self._door.loop.time()
+            session.heard_at = self._door.time()
         if session.filled:
-            self._full_at = self._door.loop.time()
+            self._full_at = self._door.time()
         super().pump()
 
     def check_window(self, now: float) -> float | None:
