@@ -157,7 +157,7 @@ def conditions() -> dict[str, Any]:
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _cpu_model(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],  # what a distribution or host appends says nothing here
         "load_average_before": round(os.getloadavg()[0], 2),
         "fsync_ms": fsync_ms(),
         "payload_bytes": len(DATA.replace("@T", "0" * 16)),
