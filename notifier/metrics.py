@@ -116,7 +116,7 @@ class Metrics:
         self.refused[reason] += 1
 
     def request_refused(self, reason: str) -> None:
-        """A request without a valid key, or without the scope it needs."""
+        """A request without a valid key or the scope it needs, or one that no handler got to see."""
         self.turned_away[reason] += 1
 
     def slow_consumer(self) -> None:
@@ -196,7 +196,12 @@ class Metrics:
         yield _histogram("connection_duration_seconds", "How long connections lasted.", self.duration)
         yield _gauge("connections_window_full", "Connections that wait for an ack.", [("", g.window_full)])
         yield _counter("handshakes_refused", "Handshakes refused, by reason.", self.refused.items(), "reason")
-        yield _counter("requests_refused", "Requests without the key they need.", self.turned_away.items(), "reason")
+        yield _counter(
+            "requests_refused",
+            "Requests refused unseen: without the key they need, malformed, too large, too slow.",
+            self.turned_away.items(),
+            "reason",
+        )
         yield _counter("publishes", "Publishes answered, by outcome.", self.publishes.items(), "outcome")
         settled = (("client", self.settled_by_client), ("transport", self.settled_by_transport))
         yield _counter("notifications_settled", "Notifications settled.", settled, "acked_by")

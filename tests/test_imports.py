@@ -71,7 +71,7 @@ LIBRARIES: dict[str, set[str]] = {
     "starlette": {"app", "web"},
     "uvicorn": {"server"},
     "uvloop": {"server"},
-    "httptools": {"transport.http"},
+    "httptools": {"transport.http", "transport.heads"},
     "apsw": {"engine.writer", "cli.backup"},
     "jwt": {"auth"},
     "cryptography": {"auth"},

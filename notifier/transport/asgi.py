@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from notifier.errors import Forbidden, Unauthorized
+from notifier.errors import Forbidden, NotifierError, TooLarge, Unauthorized
 from notifier.transport import cors
 from notifier.transport.door import Door
 from notifier.transport.problems import tell_defect
@@ -20,6 +20,11 @@ def run(door: Door, server_state: Any, request: Request) -> None:
     task = door.loop.create_task(_Call(door, request).run())
     server_state.tasks.add(task)
     return task.add_done_callback(server_state.tasks.discard)
+
+
+def decides(refusal: NotifierError) -> bool:
+    """Whether the application may find something that is told before `refusal` (docs/protocol.md, Errors)."""
+    return type(refusal) is TooLarge
 
 
 class _Call:
@@ -49,7 +54,7 @@ class _Call:
             "headers": request.head.headers,
             "client": (request.protocol.peer, 0),
             "server": None,
-            "state": {},
+            "state": {"refusal": request.refusal},  # told after what is wrong with path, method and key
         }
         try:
             await self._door.application(scope, self._receive, self._send)
@@ -57,6 +62,7 @@ class _Call:
             tell_defect(request, error)
             return
         if request.refusal is not None and (self._status < 400 or self._status >= 500 or self._status == 422):
+            self._door.node.metrics.request_refused(request.refusal.code)
             request.fail(request.refusal)
             return
         if self._status in (401, 403):

@@ -15,10 +15,10 @@ def dispatch(door: Door, server_state: Any, request: Request) -> None:
     """Have `request` answered, now or later. `server_state`: uvicorn's, which knows the tasks under way."""
     route = request.head.route
     try:
+        if request.refusal is not None and (route is not None or not asgi.decides(request.refusal)):
+            raise request.refusal
         if route is None:
             asgi.run(door, server_state, request)
-        elif request.refusal is not None:
-            raise request.refusal
         else:
             route.handle(request)
     except NotifierError as error:
@@ -26,6 +26,8 @@ def dispatch(door: Door, server_state: Any, request: Request) -> None:
             door.node.metrics.published(error.code)
         if isinstance(error, (Unauthorized, Forbidden)):
             door.turned_away(error, request)
+        elif request.cut:
+            door.node.metrics.request_refused(error.code)
         request.fail(error)
     except Exception as error:
         tell_defect(request, error)

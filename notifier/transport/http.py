@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 import httptools
 
 from notifier.errors import HeadersTooLarge, NotifierError, RequestTimeout, TooLarge, UriTooLong
+from notifier.transport import heads
 from notifier.transport.dispatch import dispatch
 from notifier.transport.door import Door
 from notifier.transport.problems import BadRequest
@@ -29,6 +30,8 @@ IDLE_S: Final = 75.0
 DRAIN_BYTES: Final = 1024 * 1024
 """How much of a refused body is read, and thrown away, so that the peer gets to see the answer."""
 LINGER_S: Final = 2.0
+STALL_S: Final = 30.0
+"""How long a peer may leave the last answer where it is; as long as a session's (docs/protocol.md, Pacing)."""
 SLICE: Final = 16 * 1024
 """How many bytes are parsed before the requests in them are answered: pipelined ones are kept as the bytes they are."""
 
@@ -41,7 +44,8 @@ class HttpProtocol:
 
     __slots__ = (
         "_busy", "_choked", "_current", "_deadline", "_door", "_ended", "_extra", "_head_done", "_head_size",
-        "_lingering", "_parser", "_queue", "_raw", "_stashed", "_state", "_unparsed", "_url", "peer", "transport",
+        "_lingering", "_parser", "_queue", "_raw", "_stashed", "_state", "_unparsed", "_unsent", "_url", "peer",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
@@ -65,6 +69,8 @@ class HttpProtocol:
         self._choked = False
         """The peer does not take its answers: no more are made."""
         self._ended = False
+        self._unsent = 0
+        """What the peer had not taken of the last answer when we looked."""
         self._extra = 0
         """Bytes of a chunked body that are not body: sizes, extensions, trailers."""
 
@@ -115,12 +121,11 @@ class HttpProtocol:
         """See Timed: deadlines of this connection."""
         if not self._deadline or self.transport.is_closing():
             return None
-        if self._lingering >= 0:
-            self.transport.abort()
-            return None
         if self._busy is not None:
             self._deadline = now + REQUEST_DEADLINE_S
             return REQUEST_DEADLINE_S
+        if self._lingering >= 0:
+            return self._wait_for_peer(now)
         if now < self._deadline:
             return min(self._deadline - now, REQUEST_DEADLINE_S)  # a request may begin while it is idle
         if self._current is not None or self._head_size:
@@ -164,8 +169,6 @@ class HttpProtocol:
             if len(self._stashed) > MAX_HEAD:
                 self.transport.abort()
             return
-        if self._current is None:
-            self._deadline = self._door.time() + REQUEST_DEADLINE_S
         if self._unparsed:
             self._unparsed += data
             return
@@ -211,10 +214,11 @@ class HttpProtocol:
         return not self.transport.is_closing() and self._lingering < 0
 
     def on_message_begin(self) -> None:
-        self._current = Request(self, self._door.time(), Head())
-        self._head_done = False
-        self._head_size = self._extra = 0
-        self._url = b""
+        now = self._door.time()
+        self._deadline = now + REQUEST_DEADLINE_S
+        self._current = Request(self, now, Head())
+        self._head_done, self._head_size = False, 0
+        self._url, self._extra = b"", 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -235,33 +239,17 @@ class HttpProtocol:
     def on_headers_complete(self) -> None:
         request = self._current
         assert request is not None
-        self._head_done = True
-        self._head_size = 0
+        self._head_done, self._head_size = True, 0
         head = request.head
-        head.method = self._parser.get_method().decode("latin-1")
-        head.path, _, head.query = self._url.partition(b"?")
-        if not head.path.startswith(b"/"):  # absolute form (RFC 9112 §3.2.2)
-            try:
-                head.path = httptools.parse_url(self._url).path or b"/"
-            except httptools.HttpParserInvalidURLError:
-                raise BadRequest("The request target is not a path.") from None
-        head.keep_alive = request.keep_alive = self._parser.should_keep_alive()
-        head.upgrade = self._parser.should_upgrade()
-        head.route = self._door.find_route(head.path)
-        try:
-            head.length = int(head.header(b"content-length") or b"-1")
-            head.limit = head.route.admit(head) if head.route is not None else self._door.max_body
-            if head.length > head.limit:
-                raise TooLarge(f"The body has {head.length} bytes, {head.limit} are allowed here.")
-        except NotifierError as error:
-            request.refusal = error.with_traceback(None)
-        if request.refusal is not None and head.length > DRAIN_BYTES and not head.upgrade:
-            raise request.refusal  # more than would be drained: there is nothing to wait for
-        if head.header(b"expect") is not None and not head.upgrade:
-            if request.refusal is not None:
-                raise request.refusal
-            if self._busy is None and not self._queue:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        heads.complete(head, self._parser, self._url, self._door)
+        if self._parser.should_upgrade() and not head.upgrade:
+            return  # it comes again, see _upgraded
+        request.keep_alive = head.keep_alive
+        request.refusal = heads.admit(head, self._door)
+        if request.refusal is not None and not head.upgrade and (head.length > DRAIN_BYTES or head.expects):
+            raise request.refusal  # more than would be drained, or it waits for our word: there is nothing to wait for
+        if head.expects and self._busy is None and not self._queue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         request = self._current
@@ -283,7 +271,7 @@ class HttpProtocol:
 
     def on_message_complete(self) -> None:
         request = self._current
-        if request is None or request.head.upgrade:
+        if request is None or self._parser.should_upgrade():
             return  # feed_data raises HttpParserUpgrade after this
         self._current = None
         if request.parts is not None:
@@ -308,19 +296,19 @@ class HttpProtocol:
         request, self._current = self._current, None
         if request is None:
             return
-        from notifier.transport.handshake import is_websocket_path, shake_hands
-
-        if self._busy is not None or self._queue:
+        if not request.head.upgrade:  # ignored (RFC 9110 §7.8). Read it again, as llhttp would leave its body
+            self._unparsed = heads.without_upgrade(request.head, self._parser, self._url) + rest
+            self._parser = httptools.HttpRequestParser(self)
+            self.transport.pause_reading()
+            self._door.loop.call_soon(self._go_on)
+        elif self._busy is not None or self._queue:
             self._refuse_now(BadRequest("An upgrade cannot follow a request that is still being answered."))
-        elif is_websocket_path(request.path):
+        else:
+            from notifier.transport.handshake import shake_hands
+
             self._busy = request
             self._stashed = rest
             shake_hands(self._door, request)
-        elif request.header(b"content-length") not in (None, b"0") or request.header(b"transfer-encoding"):
-            self._refuse_now(BadRequest("This path does not upgrade. Send the request without an Upgrade header."))
-        else:
-            request.keep_alive = False  # an upgrade that we do not know is ignored (RFC 9110 §7.8)
-            self._queue.append(request)
 
     def take_over(self, protocol: Any, answer: bytes) -> bytes:
         """The handshake is good: this object is done, `protocol` goes on. Returns the bytes that came meanwhile."""
@@ -380,15 +368,17 @@ class HttpProtocol:
             self.transport.resume_reading()
 
     def _refuse_now(self, error: NotifierError) -> None:
-        """Answer although the request has not come whole, and end the connection: what follows cannot be trusted."""
-        if self._busy is not None or self._queue:
-            self.transport.abort()  # pipelined behind a good one: the order of answers could not be kept
-            return
-        request = self._current or Request(self, 0.0, Head())
+        """Answer, after those before it, a request that has not come whole; and end it: what follows is not trusted."""
+        request = self._current or Request(self, self._door.time(), Head())
         self._current = None
         request.keep_alive = False
-        self._busy = request
-        request.fail(error)
+        request.refusal, request.cut = error, True
+        self._unparsed = b""
+        self._lingering = 0
+        self._queue.append(request)
+        self._next()
+        if self._queue:
+            self.transport.pause_reading()
 
     def _linger(self) -> None:
         """The last answer is written. Closing with unread input would send RST, which can eat that answer."""
@@ -398,3 +388,13 @@ class HttpProtocol:
             self.transport.write_eof()
         self.transport.resume_reading()
         self._door.wheel.add(self, LINGER_S)
+
+    def _wait_for_peer(self, now: float) -> float | None:
+        """It has LINGER_S to hang up after the last byte of the answer, and STALL_S for each part of it."""
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if self._unsent != before:
+            self._deadline = now + (STALL_S if self._unsent else LINGER_S)
+        if now < self._deadline:
+            return min(self._deadline - now, LINGER_S)
+        self.transport.abort()
+        return None

@@ -16,6 +16,7 @@ class Head:
     """Request line and headers. `path` and `query` are as they came, not decoded; header names are lower case."""
 
     __slots__ = (
+        "expects",
         "headers",
         "keep_alive",
         "key",
@@ -41,6 +42,9 @@ class Head:
         self.limit = 0
         self.keep_alive = True
         self.upgrade = False
+        """It asks to become a WebSocket."""
+        self.expects = False
+        """The peer waits with the body until it is told to go on."""
         self.known = False
         """It is one of the KnownHeads: nothing in it varies what happens to the request."""
         self.route: Route | None = None
@@ -56,7 +60,7 @@ class Head:
 class Request:
     """One request, whole."""
 
-    __slots__ = ("body", "head", "keep_alive", "parts", "protocol", "refusal", "size", "started")
+    __slots__ = ("body", "cut", "head", "keep_alive", "parts", "protocol", "refusal", "size", "started")
 
     def __init__(self, protocol: HttpProtocol, started: float, head: Head) -> None:
         self.protocol = protocol
@@ -66,6 +70,8 @@ class Request:
         self.body = b""
         self.size = 0
         self.refusal: NotifierError | None = None
+        self.cut = False
+        """It did not come whole."""
         self.parts: bytearray | None = None
         """The body while it comes in more than one piece: appending to bytes would copy them each time."""
 

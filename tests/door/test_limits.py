@@ -231,6 +231,7 @@ def test_whatever_does_not_arrive_within_10_s_is_ended(observed: Observed) -> No
     silent: list[Raw] = []
     answered: list[Raw] = []
     trickled: list[Raw] = []
+    blank: list[Raw] = []
 
     def begin(data: bytes, into: list[Raw]) -> None:
         client = Raw(observed)
@@ -241,6 +242,7 @@ def test_whatever_does_not_arrive_within_10_s_is_ended(observed: Observed) -> No
         began = time.monotonic()
         begin(b"", silent)
         begin(b"\r\n", silent)
+        begin(b"\r\n", blank)
         begin(b"G", answered)
         begin(b"GET / HTTP/1.1\r\nHost: a", answered)
         begin(upgrade[:-20], answered)
@@ -256,8 +258,10 @@ def test_whatever_does_not_arrive_within_10_s_is_ended(observed: Observed) -> No
         while time.monotonic() - began < DEADLINE_S - 2:
             for client in trickled:
                 assert client.send(b"a"), "ended too early"
+            for client in blank:  # before a request it is skipped (RFC 9112 §2.2), so it is not the beginning of one
+                assert client.send(b"\r\n"), "ended too early"
             time.sleep(0.2)
-        for client in silent:
+        for client in silent + blank:
             assert client.ended(2 + LATE_S)
             client.close()
         for client in answered + trickled:
