@@ -74,7 +74,7 @@ def test_an_answer_that_is_taken_slowly_comes_whole_although_it_is_the_last(obse
     items = b"[" + b",".join(item % (n, n) for n in range(1000)) + b"]"
     with Raw(observed, receive_buffer=4 * KIB) as client:
         client.send(request("POST", "/batch", {"X-API-Key": observed.key, "Connection": "close"}, items))
-        time.sleep(LINGER_S + 1.5)  # more than a peer has to hang up that has taken everything
+        time.sleep(2 * LINGER_S + 1)  # more than a peer has to hang up that has taken everything
         answer = client.answer()
         assert answer is not None
         assert answer.status == 200
