@@ -17,7 +17,6 @@ from notifier.codec import transient_frame
 from notifier.engine.base import Draft, Target
 from notifier.errors import (
     BadJson,
-    Busy,
     FieldError,
     Invalid,
     MethodNotAllowed,
@@ -46,8 +45,6 @@ MAX_BATCH_ITEMS: Final = 1_000
 MAX_DATA_BYTES: Final = 700 * 1024
 """What a connection with 256 KiB unsent can still take, before 1 MiB unsent ends it."""
 _OPTIONS: Final = ("id", "event", "ttl", "collapse_key", "receipt")
-_REPLAYED: Final = b"content-type: application/json\r\nidempotent-replayed: true\r\n"
-_JSON: Final = b"content-type: application/json\r\n"
 
 
 class PublishRoute:
@@ -95,10 +92,13 @@ class _Requester(ReplyTo):
 
     def take(self, reply: Reply, at: int) -> None:
         """See ReplyTo."""
-        if reply.error is None:
-            self._request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
-        else:
-            self._request.respond(reply.status, encode(reply.body), problem_headers(reply.error))
+        headers = reply.headers if reply.error is None else problem_headers(reply.error)
+        self._request.respond(reply.status, encode(reply.body), headers)
+
+    def left(self) -> bool:
+        """See ReplyTo."""
+        protocol = self._request.protocol
+        return protocol.gone or protocol.ended
 
 
 class Notify(PublishRoute):
@@ -215,11 +215,7 @@ class Broadcast(PublishRoute):
     def _publish(self, request: Request) -> None:
         data, event = decode_broadcast(request.body)
         now_ms = self._node.clock.now_ms()
-        try:
-            handed = self._node.send_transient(Target(), transient_frame(new_id(now_ms), event, data, now_ms))
-        except Busy as error:
-            self._node.metrics.published(error.code)
-            raise
+        handed = self._node.send_transient(Target(), transient_frame(new_id(now_ms), event, data, now_ms))
         self._node.metrics.published("sent" if handed.taken else "dropped")
         request.respond(202, encode({"connections": handed.connections}))
 
