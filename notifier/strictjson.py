@@ -12,6 +12,7 @@ import re
 from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
 from notifier.errors import BadJson
 
@@ -19,8 +20,25 @@ MAX_DEPTH: Final = 64
 
 _MANY_DIGITS: Final = 309  # the largest double has so many
 _DIGITS: Final = re.compile(rb"[0-9]{%d}" % _MANY_DIGITS)
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_LONE: Final = re.compile(
+    rb"(?:[^\\]++|\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|u(?![dD][89a-fA-F])|[^u]))*+\\u[dD][89a-fA-F]"
+)
+"""Everything up to an escaped surrogate that is not the first of a pair."""
 _decode: Final = msgspec.json.decode
+_raws: Final = msgspec.json.Decoder(list[Raw])
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_scan: Final = json.JSONDecoder().raw_decode
+
+_NAMED: Final = 256 * 1024
+"""To find the broken item of a larger array would hold up everybody else."""
+
+# For _depth: a 1 for each bracket that opens, a 0 for each that closes, eight of them in an octet.
+_BITS: Final = bytes.maketrans(b"[{]}", b"1100")
+_OTHERS: Final = bytes(octet for octet in range(256) if octet not in b'[{]}"')
+_RISE: Final = [2 * bin(octet).count("1") - 8 for octet in range(256)]
+"""By how much the depth differs behind the eight."""
+_PEAK: Final = [max(2 * bin(octet >> n).count("1") - (8 - n) for n in range(8)) for octet in range(256)]
+"""The highest that it gets within them."""
 
 
 def parse(text: bytes) -> Any:
@@ -88,14 +106,53 @@ def check_keys(text: bytes, keys: Any) -> None:
         raise BadJson(f"The key {json.dumps(double[:64])} appears twice. Give each key once.")
 
 
+def items(text: bytes) -> list[bytes]:
+    """The items of the array `text`, each as the text that it is, still to be checked.
+
+    Raises: BadJson, with the first that does not parse.
+    """
+    try:
+        return [bytes(item) for item in _raws.decode(text)]
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        named = _broken_item(text) if len(text) <= _NAMED else ""
+        raise BadJson(named or _explain(text, str(error))) from None
+
+
+def _broken_item(text: bytes) -> str:
+    """What is wrong with the first item that does not parse, if it is among the first thousand; else empty."""
+    characters = text.decode("latin-1")  # one for each byte, and none that means anything to JSON is among the others
+    start = 0
+    for at in range(1_000):
+        try:
+            start = _SPACE.match(characters, start + 1).end()  # type: ignore[union-attr]  # it always matches
+            end = _scan(characters, start)[1]
+            check(text[start:end])
+        except BadJson as error:
+            return f"Item {at}: {error.detail}"
+        except RecursionError:
+            return f"Item {at}: Nested deeper than {MAX_DEPTH} levels."
+        except json.JSONDecodeError as error:
+            return f"Item {at}: Not JSON: {error.msg} (byte {error.pos})."
+        except ValueError:
+            return f"Item {at}: A number has too many digits for most readers. Send it as a string."
+        start = _SPACE.match(characters, end).end()  # type: ignore[union-attr]
+        if text[start : start + 1] != b",":
+            break
+    return ""
+
+
 def _depth(text: bytes) -> int:
+    """How many levels JSON that parses has. Most of it in C: a loop over each byte would hold up everybody else."""
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Brackets and quotes are left, then no strings without a bracket, then no strings.
+    bits = b"".join(text.translate(_BITS, _OTHERS).replace(b'""', b"").split(b'"')[::2])
+    bits += b"0" * (-len(bits) % 8)
     deepest = depth = 0
-    for byte in _STRING.sub(b"", text):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
+    for octet in int(bits or b"0", 2).to_bytes(len(bits) // 8, "big"):
+        if depth + _PEAK[octet] > deepest:
+            deepest = depth + _PEAK[octet]
+        depth += _RISE[octet]
     return deepest
 
 
@@ -106,4 +163,9 @@ def _explain(text: bytes, message: str) -> str:
         return "The text starts with a byte order mark. Send plain UTF-8."
     if text[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in text[:4]:
         return "The text is not UTF-8. Send JSON in UTF-8."
+    if _LONE.match(text):
+        return (
+            "Not JSON: an escaped surrogate without its other half, as \\ud800 alone, is no character. "
+            "Escape both halves, as \\ud83d\\ude00, or send the character itself in UTF-8."
+        )
     return f"Not JSON: {message}."

@@ -110,6 +110,72 @@ def test_accepted(text: bytes) -> None:
     strictjson.parse(text)
 
 
+def depth(value: object) -> int:
+    inner = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+PIECES = st.sampled_from(["[", "]", "{", "}", '"', "\\", "\n", "é", "a", ":,"])
+
+
+@given(
+    st.recursive(
+        st.lists(PIECES, max_size=6).map("".join),
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.lists(PIECES, max_size=4).map("".join), inner, max_size=4)
+        ),
+        max_leaves=30,
+    ),
+    st.integers(0, 70),
+)
+def test_depth_is_counted_past_whatever_strings_hold(value: object, more: int) -> None:
+    for _ in range(more):
+        value = [value, "["]
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
+        assert strictjson._depth(text.encode()) == depth(value)
+
+
+@pytest.mark.parametrize(
+    "text", [r'"\ud800"', r'"\uDFFFx"', r'["\\\\", "\ud83d\u0041"]', r'{"\udbff":1}', r'"\ude00\ud83d"']
+)
+def test_a_surrogate_without_its_other_half_is_named(text: str) -> None:
+    with pytest.raises(BadJson, match=r"surrogate without its other half.*Escape both halves"):
+        strictjson.parse(text.encode())
+
+
+@pytest.mark.parametrize("text", [r'["\\ud800"', r'["\ud83d\ude00"', r'["\ue000\ud7ff"'])
+def test_what_is_no_such_surrogate_is_not_called_one(text: str) -> None:
+    with pytest.raises(BadJson) as refusal:
+        strictjson.parse(text.encode())
+    assert "surrogate" not in refusal.value.detail
+
+
+def test_the_items_of_an_array() -> None:
+    assert strictjson.items(b' [1 , {"a": [2]},"]," ] ') == [b"1", b'{"a": [2]}', b'"],"']
+    assert strictjson.items(b"[]") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'["\xe9", 1, "\\ud800x"]', "Item 0: The text is not UTF-8"),
+        (b'[1, [2, 3], {"a": "\\ud800"}]', "Item 2: Not JSON: an escaped surrogate"),
+        (b"[1, 01]", "Not JSON: "),
+        (b"[1,]", "Item 1: Not JSON"),
+        (b"[1, " + b"[" * 100_000, "Item 1: Nested deeper"),
+        (b"[" + b"9" * 5_000 + b",x]", "Item 0: A number"),
+        (b"[1, 1e999, NaN]", "Item 1: Not JSON: Number out of range"),
+        (b"[1 2]", "Not JSON: "),
+        (b"[1] 2", "Not JSON: "),
+        (b"[" + b"1," * 1_000 + b"x]", "Not JSON: "),
+    ],
+)
+def test_an_array_that_does_not_parse_names_the_item(text: bytes, said: str) -> None:
+    with pytest.raises(BadJson) as refusal:
+        strictjson.items(text)
+    assert refusal.value.detail.startswith(said)
+
+
 def test_a_number_is_kept_as_it_is() -> None:
     assert strictjson.parse(b"12345678901234567890123") == 12345678901234567890123
     assert math.isclose(strictjson.parse(b"0.1"), 0.1)

@@ -302,7 +302,8 @@ class Engine:
         raise NotImplementedError
 
     def receipts(self, id: str, client_id: str | None, done: Callable[[list[Receipt] | NotifierError], None]) -> None:
-        """The receipts with this id; more than one when several clients have one and `client_id` is None."""
+        """The receipts with this id; more than one when several clients have one and `client_id` is None. Expired mail
+        has ended before it is told."""
         raise NotImplementedError
 
     def overview(self, client_id: str, done: Callable[[Overview | NotifierError], None]) -> None:

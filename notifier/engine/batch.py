@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -15,22 +15,9 @@ from notifier.engine.writer import Known, Row, Store
 from notifier.errors import IdConflict, NotifierError
 
 Step = tuple[str, Row]
+End: TypeAlias = tuple[State, AckedBy | None]
+_PENDING: Final[End] = ("pending", None)
 RECEIPT_KEPT_MS: Final = 7 * 86_400_000
-
-
-def repeat(known: Known, content: int, now_ms: int) -> Outcome:
-    """The answer to an id that was accepted before. `content`: the digest of what came now."""
-    if known.digest != content:
-        return conflict()
-    state: State = "delivered"
-    acked_by: AckedBy | None = None
-    if known.pending:
-        state = "expired" if known.expires_ms <= now_ms else "pending"
-    elif known.state in (None, "transport"):
-        acked_by = "transport" if known.state else "client"
-    else:
-        state = known.state  # type: ignore[assignment]  # the column holds only our own words
-    return Duplicate(known.seq, known.expires_ms, state, acked_by)
 
 
 def conflict() -> IdConflict:
@@ -177,6 +164,7 @@ class Batch:
         """Those that may have a receipt."""
         self.last = 0
         """The highest seq in `rows`."""
+        self._ends: dict[int, End] | None = None
         # Filled in by `run`:
         self.known: dict[tuple[str, str], Known] = {}
         self.error: NotifierError | None = None
@@ -231,6 +219,31 @@ class Batch:
                     item.inherit(repeat)
                 if item.key in self.known:
                     repeats.append(item)
+
+    def repeat(self, known: Known, content: int, now_ms: int) -> Outcome:
+        """It has run: the answer to an id that was accepted before. `content`: the digest of what came now."""
+        if known.digest != content:
+            return conflict()
+        state: State = "delivered"
+        acked_by: AckedBy | None = None
+        if known.pending:  # when this batch began
+            state, acked_by = self._ended().get(known.seq, _PENDING)
+            if state == "pending" and known.expires_ms <= now_ms:
+                state = "expired"
+        elif known.state in (None, "transport"):
+            acked_by = "transport" if known.state else "client"
+        else:
+            state = known.state  # type: ignore[assignment]  # the column holds only our own words
+        return Duplicate(known.seq, known.expires_ms, state, acked_by)
+
+    def _ended(self) -> dict[int, End]:
+        """How what this very commit has ended did so. Made when the first asks: repeats are rare."""
+        if self._ends is None:
+            endings = [e for item in self._special for e in (item.collapsed, item.dropped) if e is not None]
+            self._ends = {seq: (e.reason, None) for e in endings + self.endings for seq in e.seqs}
+            for settling in self.settlings.values():
+                self._ends.update(dict.fromkeys(settling.seqs, ("delivered", settling.acked_by)))
+        return self._ends
 
     def left_in_place(self) -> set[str]:
         """It has run: whose mail was to end with it, and may not have. Pages that were read in it have passed over

@@ -18,6 +18,11 @@ from notifier.errors import MailboxFull, NotifierError, StorageFull
 _NONE: Final[set[int]] = set()
 
 
+def _storage_full() -> StorageFull:
+    """Told behind MailboxFull, which the disk's space would not mend."""
+    return StorageFull("Less than MIN_FREE_DISK_BYTES are free. Publishing goes on by itself when there is room.")
+
+
 class Ledger(Engine):
     """The state behind `MailboxEngine`."""
 
@@ -56,15 +61,13 @@ class Ledger(Engine):
 
     def _place(self, item: Append, now_us: int) -> NotifierError | None:
         """Give it a seq and enter it in the index, where it is invisible until its commit returns; or refuse it."""
-        if self._low_disk:
-            return StorageFull(
-                "Less than MIN_FREE_DISK_BYTES are free. Publishing goes on by itself when there is room."
-            )
         draft = item.draft
         client_id, size = draft.client_id, len(draft.data)
         if size > self._limit_bytes:
             return MailboxFull(f"It has {size} bytes, and a whole mailbox may have {self._limit_bytes}.")
         box = self._boxes.get(client_id)
+        if self._low_disk and not box:
+            return _storage_full()
         if box is None:
             box = self._boxes[client_id] = Mailbox()
         elif box and (refusal := self._make_room(item, box, size)) is not None:
@@ -92,6 +95,8 @@ class Ledger(Engine):
                     f"The mailbox holds {count} unacknowledged notifications ({held} bytes) and takes no more "
                     "until the client acknowledges some, some expire, or they are purged."
                 )
+        if self._low_disk:
+            return _storage_full()
         if same:
             item.collapsed = self._ending(draft.client_id, box, "collapsed", same)
             self._displace(draft.client_id, item.collapsed.cells)

@@ -17,7 +17,6 @@ from notifier.engine.base import (
     AckedBy,
     Appended,
     Draft,
-    Duplicate,
     EngineOptions,
     Listener,
     Losses,
@@ -27,7 +26,7 @@ from notifier.engine.base import (
     Outcome,
     Page,
 )  # fmt: skip
-from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted, conflict, repeat
+from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted
 from notifier.engine.ledger import Ledger
 from notifier.engine.mailboxes import LIVE, WRITTEN
 from notifier.engine.observer import Observer, tell
@@ -221,7 +220,7 @@ class MailboxEngine(Ledger):
             if self._next.urgent or self._reads:
                 self._flush()
             for item in batch.appends:
-                self._appended(item, known.get(item.key) if known else None)
+                self._appended(batch, item, known.get(item.key) if known else None)
             now_us = self._clock.now_us()
             for settling in batch.settlings.values():
                 self._settled(settling, now_us)
@@ -245,13 +244,13 @@ class MailboxEngine(Ledger):
         elif (self._next.settlings or self._next.steps) and self._lazy is None:
             self._lazy = self._loop.call_later(LAZY_S, self._flush)
 
-    def _appended(self, item: Append, known: Known | None) -> None:
+    def _appended(self, batch: Batch, item: Append, known: Known | None) -> None:
         draft = item.draft
         outcome: Outcome
         if not draft.fresh_id:
             del self._under_way[item.key]
         if known is not None:
-            outcome = repeat(known, item.digest(), self._clock.now_ms())
+            outcome = batch.repeat(known, item.digest(), self._clock.now_ms())
         elif item.refusal is not None:
             outcome = item.refusal
         else:
@@ -263,15 +262,13 @@ class MailboxEngine(Ledger):
         tell(item.done, outcome)
         if item.followers is None:
             return
+        if known is None and isinstance(outcome, Appended):
+            known = Known(item.seq, item.digest(), item.expires_ms, 0, None, pending=True)
         for follower in item.followers:
             if known is not None:
-                tell(follower.done, repeat(known, follower.digest(), self._clock.now_ms()))
-            elif not isinstance(outcome, Appended):
-                tell(follower.done, outcome)  # nothing was accepted that it could differ from
-            elif follower.digest() != item.digest():
-                tell(follower.done, conflict())
+                tell(follower.done, batch.repeat(known, follower.digest(), self._clock.now_ms()))
             else:
-                tell(follower.done, Duplicate(item.seq, item.expires_ms, "pending", None))
+                tell(follower.done, outcome)  # nothing was accepted that it could differ from
 
     def _wake(self, item: Append) -> Appended:
         connections = taken = 0

@@ -224,14 +224,38 @@ class SQLiteEngine(MailboxEngine):
 
     def receipts(self, id: str, client_id: str | None, done: Callable[[list[Receipt] | NotifierError], None]) -> None:
         """See Engine.receipts."""
+        self._ask_receipts(id, client_id, done, False)
+
+    def _ask_receipts(
+        self, id: str, client_id: str | None, done: Callable[[list[Receipt] | NotifierError], None], again: bool
+    ) -> None:
         if self._error is not None:
             return done(self._error)
         job = partial(self._store.receipts, id, client_id, self._clock.now_ms())
-        self._writer.submit(job, partial(self._tell_receipts, done))
+        self._writer.submit(job, partial(self._tell_receipts, id, client_id, done, again))
         return None
 
-    def _tell_receipts(self, done: Callable[[list[Receipt] | NotifierError], None], rows: Any) -> None:
-        tell(done, rows if isinstance(rows, NotifierError) else [self._with_sent(Receipt(*row)) for row in rows])
+    def _tell_receipts(
+        self, id: str, client_id: str | None, done: Callable[[list[Receipt] | NotifierError], None], again: bool,
+        rows: Any,
+    ) -> None:  # fmt: skip
+        if isinstance(rows, NotifierError):
+            return tell(done, rows)
+        receipts = [self._with_sent(Receipt(*row)) for row in rows]
+        if again or not [receipt for receipt in receipts if self._is_ending(receipt)]:
+            return tell(done, receipts)
+        self._next.dones.append(lambda _: self._ask_receipts(id, client_id, done, True))
+        return self._kick()
+
+    def _is_ending(self, receipt: Receipt) -> bool:
+        """Whether it is pending no longer than until the next commit. What is past its time ends now: told as expired
+        without that, it could still be acknowledged."""
+        if receipt.state != "pending":
+            return False
+        box = self._boxes.get(receipt.client_id)
+        if box is not None:
+            self._expire(receipt.client_id, box)
+        return box is None or receipt.seq not in box
 
     def _with_sent(self, receipt: Receipt) -> Receipt:
         """Add what was written since the last commit."""

@@ -43,9 +43,8 @@ class HttpProtocol:
     An asyncio.Protocol by its methods, not by its base, so that it can be compiled (docs/performance.md)."""
 
     __slots__ = (
-        "_busy", "_choked", "_current", "_deadline", "_door", "_ended", "_extra", "_head_done", "_head_size",
-        "_lingering", "_parser", "_queue", "_raw", "_stashed", "_state", "_unparsed", "_unsent", "_url", "peer",
-        "transport",
+        "_busy", "_choked", "_current", "_deadline", "_door", "_extra", "_head_done", "_head_size", "_lingering",
+        "_parser", "_queue", "_raw", "_stashed", "_state", "_unparsed", "_unsent", "_url", "ended", "peer", "transport",
     )  # fmt: skip
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
@@ -68,7 +67,7 @@ class HttpProtocol:
         """Bytes behind a request that is being answered."""
         self._choked = False
         """The peer does not take its answers: no more are made."""
-        self._ended = False
+        self.ended = False
         self._unsent = 0
         """What the peer had not taken of the last answer when we looked."""
         self._extra = 0
@@ -98,7 +97,7 @@ class HttpProtocol:
 
     def eof_received(self) -> bool:
         """The peer has said all. If an answer is under way it may still want it (RFC 9112 §9.6)."""
-        self._ended = True
+        self.ended = True
         return self._busy is not None or bool(self._queue) or bool(self._unparsed)
 
     def pause_writing(self) -> None:
@@ -336,7 +335,7 @@ class HttpProtocol:
         self._busy = None
         if self.transport.is_closing():
             return
-        last = (self._ended or self._door.node.draining) and not self._queue and not self._unparsed
+        last = (self.ended or self._door.node.draining) and not self._queue and not self._unparsed
         end = b"" if request.keep_alive and not last and not self._door.closing else b"connection: close\r\n"
         size = len(body)
         if request.head.method == "HEAD":

@@ -49,9 +49,9 @@ def problem(error: NotifierError) -> tuple[int, bytes, bytes]:
     return error.status, _encode(document(error)), problem_headers(error)
 
 
-def problem_headers(error: NotifierError) -> bytes:
-    """The header lines of the answer that tells an error."""
-    headers = "content-type: application/problem+json\r\ncache-control: no-store\r\n"
+def problem_headers(error: NotifierError, kind: str = "application/problem+json") -> bytes:
+    """The header lines of the answer that tells an error. `kind`: the media type of its body."""
+    headers = f"content-type: {kind}\r\ncache-control: no-store\r\n"
     return (headers + "".join(f"{name.lower()}: {value}\r\n" for name, value in error.headers)).encode()
 
 

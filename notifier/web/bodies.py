@@ -35,6 +35,12 @@ class PlainBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     data: Raw
 
 
+class RecipientsBody(msgspec.Struct, gc=False):
+    """What of a `NotifyBody` counts even if it is wrong."""
+
+    client_ids: Any = None
+
+
 class BroadcastBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """The body of `POST /broadcast`."""
 

@@ -17,7 +17,6 @@ from notifier.codec import transient_frame
 from notifier.engine.base import Draft, Target
 from notifier.errors import (
     BadJson,
-    Busy,
     FieldError,
     Invalid,
     MethodNotAllowed,
@@ -31,23 +30,23 @@ from notifier.transport.problems import problem_headers
 from notifier.transport.request import Head, Request
 from notifier.web.bodies import NotifyBody
 from notifier.web.publication import (
+    MAX_RECIPIENTS,
     Publication,
     TtlLimits,
     check,
+    count_recipients,
     decode_broadcast,
     decode_notify,
     decode_plain,
     new_id,
 )
-from notifier.web.publishing import Gathering, Publishing, Reply, ReplyTo, encode, encode_lines, refusal
+from notifier.web.publishing import Gathering, Publishing, Reply, ReplyTo, encode, encode_lines
 
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 MAX_BATCH_ITEMS: Final = 1_000
 MAX_DATA_BYTES: Final = 700 * 1024
 """What a connection with 256 KiB unsent can still take, before 1 MiB unsent ends it."""
 _OPTIONS: Final = ("id", "event", "ttl", "collapse_key", "receipt")
-_REPLAYED: Final = b"content-type: application/json\r\nidempotent-replayed: true\r\n"
-_JSON: Final = b"content-type: application/json\r\n"
 
 
 class PublishRoute:
@@ -95,10 +94,13 @@ class _Requester(ReplyTo):
 
     def take(self, reply: Reply, at: int) -> None:
         """See ReplyTo."""
-        if reply.error is None:
-            self._request.respond(reply.status, encode(reply.body), _REPLAYED if reply.replayed else _JSON)
-        else:
-            self._request.respond(reply.status, encode(reply.body), problem_headers(reply.error))
+        headers = reply.headers if reply.error is None else problem_headers(reply.error)
+        self._request.respond(reply.status, encode(reply.body), headers)
+
+    def left(self) -> bool:
+        """See ReplyTo."""
+        protocol = self._request.protocol
+        return protocol.gone or protocol.ended
 
 
 class Notify(PublishRoute):
@@ -157,22 +159,30 @@ class Batch(PublishRoute):
             plain = decode_plain(body, self._ttl)
             if plain and len(plain) <= MAX_BATCH_ITEMS:
                 return self._store(request, plain)
-        items = _array(body) if array else [line for line in body.split(b"\n") if line.strip()]
+        items = strictjson.items(body) if array else [line for line in body.split(b"\n") if line.strip()]
         if len(items) > MAX_BATCH_ITEMS:
             raise TooLarge(f"A batch may have {MAX_BATCH_ITEMS} items, this one has {len(items)}.")
-        if request.query:
-            names = [name for name, _ in parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)] or [""]
-            raise Invalid("/batch takes no query.", errors=[FieldError(names[0], "Not with /batch.")])
         publications: list[Publication | NotifierError] = []
+        recipients = 0
+        broken = ""
         for at, item in enumerate(items):
             if len(item) > self._max_body:
                 raise TooLarge(f"Item {at} has {len(item)} bytes, {self._max_body} are allowed.")
             try:
-                publications.append(decode_notify(item, self._ttl, None, wait=False))
+                publication = decode_notify(item, self._ttl, None, wait=False)
             except NotifierError as error:
+                recipients += count_recipients(item)
                 publications.append(error)
-        if sum(len(p.client_ids) for p in publications if isinstance(p, Publication) and p.many) > 1_000:
-            raise TooLarge("The client_ids of all items together may be 1,000.")
+                if array and not broken and type(error) is BadJson:
+                    broken = _broken(at, item)
+            else:
+                recipients += len(publication.client_ids) if publication.many else 0
+                publications.append(publication)
+        if recipients > MAX_RECIPIENTS:
+            raise TooLarge(f"The client_ids of all items together may be {MAX_RECIPIENTS}, these are {recipients}.")
+        if broken:
+            raise BadJson(broken)
+        _no_query(request, "/batch")
         return self._run(request, publications, array)
 
     def _store(self, request: Request, drafts: list[Draft]) -> None:
@@ -189,7 +199,7 @@ class Batch(PublishRoute):
         gathering = Gathering(len(publications), partial(self._tell, request, array))
         for at, publication in enumerate(publications):
             if isinstance(publication, NotifierError):
-                gathering.take(refusal(publication), at)
+                self._publishing.refuse(publication, gathering, at)
             else:
                 self._publishing.run(publication, came, 0, gathering, at)
         return self._publishing.begin()
@@ -214,12 +224,9 @@ class Broadcast(PublishRoute):
 
     def _publish(self, request: Request) -> None:
         data, event = decode_broadcast(request.body)
+        _no_query(request, "/broadcast")
         now_ms = self._node.clock.now_ms()
-        try:
-            handed = self._node.send_transient(Target(), transient_frame(new_id(now_ms), event, data, now_ms))
-        except Busy as error:
-            self._node.metrics.published(error.code)
-            raise
+        handed = self._node.send_transient(Target(), transient_frame(new_id(now_ms), event, data, now_ms))
         self._node.metrics.published("sent" if handed.taken else "dropped")
         request.respond(202, encode({"connections": handed.connections}))
 
@@ -239,17 +246,25 @@ def _idempotency_key(request: Request) -> str | None:
     return text
 
 
-def _query(request: Request) -> list[tuple[str, str]]:
+def _query(request: Request, errors: list[FieldError]) -> list[tuple[str, str]]:
     try:
         return parse_qsl(request.query.decode("latin-1"), keep_blank_values=True, errors="strict")
     except UnicodeDecodeError:
-        raise Invalid("The query is not UTF-8.", errors=[FieldError("", "Percent-encode UTF-8.")]) from None
+        errors.append(FieldError("", "The query is not UTF-8. Percent-encode UTF-8."))
+        return []
+
+
+def _no_query(request: Request, path: str) -> None:
+    if request.query:
+        pairs = parse_qsl(request.query.decode("latin-1"), keep_blank_values=True) or [("", "")]
+        errors = [FieldError(name, f"Not with {path}.") for name, _ in pairs]
+        raise Invalid(f"{path} takes no query.", errors=errors)
 
 
 def _only_wait(request: Request) -> int:
     errors: list[FieldError] = []
     wait_s = 0
-    for name, value in _query(request):
+    for name, value in _query(request, errors):
         if name == "wait" and wait_s:
             errors.append(FieldError(name, "Given twice."))
         elif name == "wait":
@@ -271,7 +286,7 @@ def _wait(value: str, errors: list[FieldError]) -> int:
 def _options(request: Request, errors: list[FieldError]) -> tuple[dict[str, object], int]:
     options: dict[str, object] = {}
     wait_s = 0
-    for name, value in _query(request):
+    for name, value in _query(request, errors):
         if name in options or (name == "wait" and wait_s):
             errors.append(FieldError(name, "Given twice."))
         elif name == "wait":
@@ -298,7 +313,7 @@ def _data(request: Request) -> bytes:
     body = request.body
     kind = (request.header(b"content-type") or b"").split(b";")[0].strip().lower()
     start = body.lstrip(b" \t\r\n")[:1]
-    if not start:
+    if not (body if kind == b"text/plain" else start):
         raise Invalid("The body is empty.", errors=[FieldError("data", "Send the data as the body.")])
     if kind == b"application/json" or (kind != b"text/plain" and start in (b"{", b"[", b'"')):
         strictjson.parse(body)
@@ -314,11 +329,10 @@ def _data(request: Request) -> bytes:
     return data
 
 
-_items: Final = msgspec.json.Decoder(list[Raw])
-
-
-def _array(body: bytes) -> list[bytes]:
+def _broken(at: int, item: bytes) -> str:
+    """Why the array that it is an item of does not parse; empty if that does, and only a key stands twice."""
     try:
-        return [bytes(item) for item in _items.decode(body)]
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise BadJson(f"The array does not parse: {error}.") from None
+        strictjson.check(item)
+    except BadJson as error:
+        return f"Item {at}: {error.detail}"
+    return ""

@@ -13,7 +13,7 @@ from notifier import strictjson
 from notifier.engine.base import Draft
 from notifier.errors import BadJson, FieldError, Invalid
 from notifier.fields import check_client_id, check_collapse_key, check_event, check_id
-from notifier.web.bodies import BroadcastBody, NotifyBody, PlainBody
+from notifier.web.bodies import BroadcastBody, NotifyBody, PlainBody, RecipientsBody
 
 MAX_RECIPIENTS: Final = 1_000
 
@@ -49,6 +49,7 @@ class Publication:
 _notify: Final = msgspec.json.Decoder(NotifyBody)
 _plain: Final = msgspec.json.Decoder(list[PlainBody])
 _broadcast: Final = msgspec.json.Decoder(BroadcastBody)
+_recipients_only: Final = msgspec.json.Decoder(RecipientsBody)
 _KINDS: Final[dict[str, tuple[type, str]]] = {
     "client_id": (str, "a string"),
     "client_ids": (list, "a list of strings"),
@@ -72,7 +73,20 @@ def decode_notify(body: bytes, ttl: TtlLimits, idempotency_key: str | None, wait
         and check_client_id(parsed.client_id) is None
     ):
         return Publication((parsed.client_id,), None, data, ttl.default)  # nothing else was said
-    return check(parsed, data, ttl, idempotency_key, wait)
+    try:
+        return check(parsed, data, ttl, idempotency_key, wait)
+    except Invalid:
+        strictjson.check(body)  # a ttl of so many digits is no JSON for most, and that is told first
+        raise
+
+
+def count_recipients(body: bytes) -> int:
+    """How many `client_ids` a `/notify` body names that is refused for whatever reason."""
+    try:
+        client_ids = _recipients_only.decode(body).client_ids
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
+    return len(client_ids) if isinstance(client_ids, list) else 0
 
 
 def decode_plain(body: bytes, ttl: TtlLimits) -> list[Draft] | None:

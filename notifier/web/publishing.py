@@ -14,22 +14,26 @@ from notifier.codec import Instant, rfc3339, transient_frame
 from notifier.engine.base import AckedBy, Appended, Draft, Duplicate, Outcome, State, Target
 from notifier.errors import Busy, MailboxFull, NotifierError
 from notifier.node import Node
-from notifier.transport.problems import document
+from notifier.transport.problems import document, problem_headers
 from notifier.web.bodies import Answer, Answers, Status
 from notifier.web.publication import Publication, new_id
+
+_JSON: Final = b"content-type: application/json\r\n"
+_REPLAYED: Final = b"content-type: application/json\r\nidempotent-replayed: true\r\n"
 
 
 class Reply:
     """An answer and how HTTP tells it; `error` where it was refused."""
 
-    __slots__ = ("body", "error", "rejected", "replayed", "status")
+    __slots__ = ("body", "error", "headers", "rejected", "status")
 
     def __init__(
-        self, status: int, body: Any, replayed: bool = False, error: NotifierError | None = None, rejected: int = 0
+        self, status: int, body: Any, headers: bytes = _JSON, error: NotifierError | None = None, rejected: int = 0
     ) -> None:
         self.status = status
         self.body = body
-        self.replayed = replayed
+        self.headers = headers
+        """Whole lines; those of an error are made of it when it is told by itself."""
         self.error = error
         self.rejected = rejected
         """How many of its recipients were refused."""
@@ -43,6 +47,10 @@ class ReplyTo:
     def take(self, reply: Reply, at: int) -> None:
         """Called once for each place: `at` is 0 where there is but one."""
         raise NotImplementedError
+
+    def left(self) -> bool:
+        """Whether nobody seems to be there any more to be told."""
+        return False
 
 
 class Gathering(ReplyTo):
@@ -105,6 +113,11 @@ class Publishing:
         for place, client_id in enumerate(publication.client_ids):
             self._one(publication, client_id, came, 0, gathering, place)
         return None
+
+    def refuse(self, error: NotifierError, to: ReplyTo, at: int) -> None:
+        """One of many that is no publish at all."""
+        self._node.metrics.published(error.code)
+        to.take(refusal(error), at)
 
     def begin(self) -> None:
         """All of a request with many notifications is in: it goes into one commit, so not before."""
@@ -172,7 +185,7 @@ class Publishing:
             acked_by=outcome.acked_by,
             duplicate=True,
         )
-        return Reply(200, answer, replayed=True)
+        return Reply(200, answer, _REPLAYED)
 
     def _transient(self, p: Publication, client_id: str | None, id: str, now_ms: int) -> Reply:
         target = Target(client_id=client_id, group=p.group)
@@ -196,12 +209,21 @@ class Publishing:
             return to.take(reply, at)
         wait = _Wait(self, draft, reply, to, at)
         forget = self._node.wait(draft.client_id, reply.body.seq, wait.resolved)
+        if forget is None and self._make_room():
+            forget = self._node.wait(draft.client_id, reply.body.seq, wait.resolved)
         if forget is None:
-            reply.body.waited = False
+            reply.status, reply.body.waited = 202, False
             return to.take(reply, at)
         self._waits.add(wait)
         wait.begin(forget, self._loop.call_later(wait_s, wait.over))
         return None
+
+    def _make_room(self) -> bool:
+        """Too many wait. Those who seem to have left go first: they are told as who comes one too many is."""
+        left = [wait for wait in self._waits if wait.left()]
+        for wait in left:
+            wait.give_up()
+        return bool(left)
 
     def forget(self, wait: _Wait) -> None:
         """It was answered."""
@@ -261,6 +283,15 @@ class _Wait:
         self._reply.body.acked_by = acked_by
         self._finish()
 
+    def left(self) -> bool:
+        """See ReplyTo."""
+        return self._to.left()
+
+    def give_up(self) -> None:
+        """Somebody else is to have its place."""
+        self._reply.body.waited = False
+        self.over()
+
     def over(self) -> None:
         """The time is over, or the node drains."""
         self._timer.cancel()
@@ -298,5 +329,7 @@ def _tell_together(publication: Publication, to: ReplyTo, at: int, replies: list
             results.append({"client_id": client_id, "error": reply.body})
     rejected = sum(reply.rejected for reply in replies)
     accepted = len(replies) - rejected
-    status = first_error.status if first_error is not None and not accepted else 202
-    to.take(Reply(status, Answers(accepted, rejected, results), rejected=rejected), at)
+    status, headers = 202, _JSON
+    if first_error is not None and not accepted:
+        status, headers = first_error.status, problem_headers(first_error, "application/json")
+    to.take(Reply(status, Answers(accepted, rejected, results), headers, rejected=rejected), at)

@@ -109,6 +109,60 @@ def test_an_array_that_does_not_parse(door: Publisher, body: bytes) -> None:
     problem(door.post("/batch", body), 400, "bad_json")
 
 
+BROKEN = {
+    "not UTF-8": b'"\xe9"',
+    "depth": b"[" * 64 + b"]" * 64,
+    "not finite": b"1e999",
+    "400 digits": b"9" * 400,
+    "surrogate": b'"\\ud800"',
+}
+
+
+@pytest.mark.parametrize("field", [b"data", b"unknown", b"ttl"])
+@pytest.mark.parametrize("value", BROKEN.values(), ids=BROKEN)
+def test_an_array_with_an_item_that_breaks_the_rules_of_json(door: Publisher, value: bytes, field: bytes) -> None:
+    """An array that does not parse is 400, whatever it is that does not. In NDJSON it is that line's error."""
+    alice = name()
+    good = json.dumps({"client_id": alice, "data": 1}).encode()
+    bad = b'{"client_id":"x","data":1,"%b":%b}' % (field, value)
+    if field == b"data":
+        bad = b'{"client_id":"x","data":%b}' % value
+    answer = door.post("/batch", b"[%b, {}, %b]" % (good, bad))
+    problem(answer, 400, "bad_json")
+    assert answer.body["detail"].startswith("Item 2: ")
+    assert door.get(f"/clients/{alice}").body["pending"] == 0
+    found = lines(door.post("/batch", ndjson(good, bad)))
+    assert [item.get("error", {}).get("code") for item in found] == [None, "bad_json"]
+
+
+def test_a_key_twice_is_an_item_error(door: Publisher) -> None:
+    """The array does parse."""
+    answer = door.post(
+        "/batch", b'[{"client_id":"x","data":1,"data":2}, {"client_id":"%b","data":1}]' % name().encode()
+    )
+    assert [item.get("error", {}).get("code") for item in answer.body] == ["bad_json", None]
+
+
+def test_a_repeat_tells_what_the_batch_has_made_of_the_first(door: Publisher) -> None:
+    item = {"client_id": name(), "data": 1, "collapse_key": "k"}
+    answer = door.post("/batch", [item | {"id": "k1"}, item | {"id": "k2"}, item | {"id": "k1"}])
+    assert [found["status"] for found in answer.body] == ["queued", "queued", "collapsed"]
+
+
+def test_each_item_that_is_refused_is_counted_once(door: Publisher) -> None:
+    before = door.server.metrics()
+    door.post("/batch", [{}, 1, {"client_id": "a", "data": 1, "ttl": -1}, {"client_id": "a", "data": 1, "ttl": 0}])
+    door.post("/batch", b"nonsense\n{}\n")
+    door.post("/batch", b"[{},")
+    after = door.server.metrics()
+    counted = {
+        outcome: after.get(key, 0) - before.get(key, 0)
+        for outcome in ("invalid", "bad_json", "dropped")
+        for key in (f'notifier_publishes_total{{outcome="{outcome}"}}',)
+    }
+    assert counted == {"invalid": 4, "bad_json": 2, "dropped": 1}
+
+
 def test_items_that_are_no_publish(door: Publisher) -> None:
     answer = door.post("/batch", [1, None, [], {}, {"data": 1}, {"client_id": name(), "data": 1}])
     assert [item.get("error", {}).get("code") for item in answer.body] == ["invalid"] * 5 + [None]
@@ -128,6 +182,21 @@ def test_client_ids_of_all_items_together(door: Publisher) -> None:
     problem(door.post("/batch", [*[tenth] * 10, tenth | {"client_ids": ["one"]}]), 413, "too_large")
 
 
+def test_client_ids_of_items_that_are_wrong_count_too(door: Publisher) -> None:
+    """Too large comes first, then what does not parse, then what is wrong with the request."""
+    tenth = {"client_ids": [f"c{n}" for n in range(100)], "data": 1, "ttl": 0}
+    for wrong in ({"unknown": 1}, {"event": "open"}, {"client_ids": list(range(100))}):
+        assert door.post("/batch", [tenth] * 9 + [tenth | wrong]).status == 200
+        items = [tenth | wrong, *[tenth] * 9, {"client_ids": ["one"]}]
+        for body in (json.dumps(items).encode(), ndjson(*items)):
+            answer = door.post("/batch?x=1", body)
+            problem(answer, 413, "too_large")
+            assert "1001" in answer.body["detail"]
+    body = json.dumps([*[tenth] * 10, {"client_ids": ["one"], "data": "?"}]).encode()
+    problem(door.post("/batch?x=1", body.replace(b'"?"', b"1e999")), 413, "too_large")
+    problem(door.post("/batch?x=1", b'[{"client_id":"x","data":1e999}]'), 400, "bad_json")
+
+
 def test_the_bytes_of_an_item_and_of_all(door: Publisher) -> None:
     long = {"client_id": name(), "data": "x" * MAX_BODY}
     problem(door.post("/batch", [long]), 413, "too_large")
@@ -140,6 +209,7 @@ def test_the_bytes_of_an_item_and_of_all(door: Publisher) -> None:
 
 def test_wait_is_not_for_batches(door: Publisher) -> None:
     assert problem(door.post("/batch?wait=5", [{"client_id": name(), "data": 1}]), 422, "invalid") == ["wait"]
+    assert problem(door.post("/batch?%FF&x=1", []), 422, "invalid")[1] == "x"
 
 
 def test_a_refused_batch_stores_nothing(door: Publisher) -> None:

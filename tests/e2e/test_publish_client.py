@@ -42,6 +42,7 @@ async def received(publisher: Publisher, client_id: str) -> dict[str, Any]:
         (TEXT, "[1]", "[1]"),
         ("text/plain; charset=utf-8", '{"a": 1}', '{"a": 1}'),
         (TEXT, "null", "null"),
+        (TEXT, " \r\n", " \r\n"),
     ],
 )
 async def test_how_a_body_becomes_data(door: Publisher, kind: str | None, body: str, data: object) -> None:
@@ -63,7 +64,9 @@ async def test_how_a_body_becomes_data(door: Publisher, kind: str | None, body: 
         (TEXT, b"\xff", 400, "bad_json"),
         (FORM, b"\xff\xfe", 400, "bad_json"),
         (FORM, b"", 422, "invalid"),
-        (TEXT, b" \r\n", 422, "invalid"),
+        (TEXT, b"", 422, "invalid"),
+        (JSON, b" ", 422, "invalid"),
+        (FORM, b" \r\n", 422, "invalid"),
         (JSON, b"", 422, "invalid"),
     ],
 )

@@ -158,9 +158,20 @@ def test_unknown_parameters_are_named(door: Publisher) -> None:
         assert problem(answer, 422, "invalid") == fields
 
 
+def test_a_broadcast_takes_no_parameters(door: Publisher) -> None:
+    assert problem(door.post("/broadcast?event=x&foo=1", {"data": 1}), 422, "invalid") == ["event", "foo"]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/notify?wait=x", b"{"), ("/batch?wait=1", b"[{]"), ("/notify/alice?ttl=x", b"{"), ("/broadcast?x=1", b"{")],
+    [
+        ("/notify?wait=x", b"{"),
+        ("/notify?%FF=1", b"{"),
+        ("/batch?wait=1", b"[{]"),
+        ("/broadcast?x=1", b"{"),
+        ("/notify/alice?ttl=x", b"{"),
+        ("/notify/alice?%FF=1", b"{"),
+    ],
 )
 def test_a_body_that_does_not_parse_comes_before_a_wrong_query(door: Publisher, path: str, body: bytes) -> None:
     problem(door.post(path, body), 400, "bad_json")

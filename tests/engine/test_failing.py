@@ -70,6 +70,19 @@ async def test_a_full_disk_lets_acknowledgements_make_room(stored: World) -> Non
     await retry(stored)
 
 
+@pytest.mark.limits(mailbox_limit=1)
+async def test_a_full_mailbox_is_told_before_a_full_disk(stored: World) -> None:
+    """429 comes before 507 (docs/protocol.md, Errors)."""
+    await stored.put(id="a", collapse_key="k")
+    fail(stored, apsw.FullError("disk full"))
+    assert isinstance(await stored.append("bob"), StorageFull)
+    assert isinstance(await stored.append(), MailboxFull)
+    assert isinstance(await stored.append(data=b"x" * 5_000_000), MailboxFull)
+    assert isinstance(await stored.append(collapse_key="k"), StorageFull), "there would be room in the mailbox"
+    assert isinstance(await stored.append(id="a", collapse_key="k"), Duplicate)
+    assert len(await stored.pending()) == 1
+
+
 async def test_an_acknowledgement_is_told_the_error_and_tried_again(world: World, passing: Any) -> None:
     error, told = passing
     seq = await world.put()

@@ -68,6 +68,33 @@ async def test_a_receipt_tells_how_it_ended(world: World, state: str) -> None:
     assert found.settled_ms is not None
 
 
+async def test_a_receipt_of_mail_past_its_time_that_nobody_has_looked_at(world: World) -> None:
+    """It has ended, for good: an acknowledgement comes too late."""
+    seq = await world.put("alice", "a", receipt=True, ttl=600)
+    await world.put("bob", "a", receipt=True, ttl=700)
+    world.clock.advance(600)  # the sweep has not come round
+    assert {r.client_id: r.state for r in await world.ask(world.engine.receipts, "a", None)} == {
+        "alice": "expired", "bob": "pending"
+    }  # fmt: skip
+    assert [(e.reason, e.seqs) for e in world.heard(Ended)] == [("expired", (seq,))]
+    await world.acknowledge("alice", seq)
+    found = await receipt(world, "a")
+    assert (found.state, found.settled_ms) == ("expired", world.clock.now_ms())
+
+
+async def test_a_receipt_of_mail_that_is_just_ending(world: World) -> None:
+    await world.put("alice", "a", receipt=True, ttl=600)
+    held = world.disk.hold()
+    blocker = world.append("bob")
+    await world.until_busy()
+    world.clock.advance(600)
+    opened = world.ask(world.engine.open, "alice")  # that has expired it, in the commit to come
+    found = world.ask(world.engine.receipts, "a", "alice")
+    held.set()
+    await asyncio.gather(blocker, opened)
+    assert [r.state for r in await found] == ["expired"]
+
+
 async def test_the_first_end_stays(world: World) -> None:
     """The first end state stays for ever."""
     seq = await world.put("alice", "a", receipt=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+import apsw
 import pytest
 
 from notifier.engine.base import Appended, Duplicate
@@ -127,3 +128,59 @@ async def test_a_purge_takes_what_a_repeat_would_collapse(stored: World, running
     assert await stored.pending() == []
     await stored.crash()
     assert await stored.pending() == []
+
+
+# -- how the first stands after the commit that looked the repeat up --------------------------------------------------
+
+
+async def test_what_the_same_commit_collapses_is_told_as_collapsed(world: World) -> None:
+    """Of a first in that commit, and of one before it."""
+    answers = [world.append(id=id, collapse_key="k") for id in ("a", "b", "a", "b")]
+    first, second, again, last = await asyncio.gather(*answers)
+    assert again == Duplicate(first.seq, first.expires_ms, "collapsed", None)
+    assert last == Duplicate(second.seq, second.expires_ms, "pending", None)
+    _, again = await asyncio.gather(world.append(id="c", collapse_key="k"), world.append(id="b", collapse_key="k"))
+    assert (again.seq, again.state) == (second.seq, "collapsed")
+    assert len(await world.pending()) == 1
+
+
+async def test_what_only_the_next_commit_collapses_is_told_as_pending(world: World) -> None:
+    held = world.disk.hold()
+    first = world.append(id="a", collapse_key="k")
+    await world.until_busy()
+    again, second = world.append(id="a", collapse_key="k"), world.append(id="b", collapse_key="k")
+    held.set()
+    assert (await again).state == "pending"
+    await asyncio.gather(first, second)
+    assert (await world.append(id="a", collapse_key="k")).state == "collapsed"
+
+
+@pytest.mark.limits(mailbox_limit=3, drop_oldest=True)
+async def test_what_the_same_commit_pushes_out_is_told_as_dropped(world: World) -> None:
+    seqs = [await world.put(id=id) for id in ("b", "c", "d")]
+    new, *repeats = await asyncio.gather(*[world.append(id=id) for id in ("a", "b", "c")])
+    assert [(repeat.seq, repeat.state) for repeat in repeats] == [(seqs[0], "dropped"), (seqs[1], "pending")]
+    assert await world.pending() == [*seqs[1:], new.seq]
+
+
+async def test_what_the_same_commit_settles_is_told_as_delivered(world: World) -> None:
+    for acked_by in ("client", "transport"):
+        seq = await world.put(id=acked_by)
+        settled = world.ask(world.engine.acknowledge, "alice", seq, acked_by)
+        repeat = await world.append(id=acked_by)
+        assert (repeat.state, repeat.acked_by) == ("delivered", acked_by)
+        await settled
+
+
+async def test_what_the_same_commit_purges_is_told_as_purged(world: World) -> None:
+    await world.put(id="a")
+    purged = world.ask(world.engine.purge, "alice", None)
+    assert (await world.append(id="a")).state == "purged"
+    assert await purged == 1
+
+
+async def test_what_a_commit_that_failed_would_have_ended_is_pending(stored: World) -> None:
+    await stored.put(id="a", collapse_key="k")
+    stored.disk.errors.append(apsw.BusyError("locked"))
+    await asyncio.gather(stored.append(id="b", collapse_key="k"), stored.append(id="a", collapse_key="k"))
+    assert (await stored.append(id="a", collapse_key="k")).state == "pending"

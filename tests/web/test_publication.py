@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from notifier.engine.base import Draft
 from notifier.errors import BadJson, Invalid
-from notifier.web.publication import Publication, TtlLimits, decode_broadcast, decode_notify, decode_plain, new_id
+from notifier.web.publication import (
+    Publication,
+    TtlLimits,
+    count_recipients,
+    decode_broadcast,
+    decode_notify,
+    decode_plain,
+    new_id,
+)
 
 TTL = TtlLimits(604_800, 2_592_000)
 
@@ -259,6 +267,29 @@ def test_a_broadcast() -> None:
     for body in (b'{"data":1,"data":2}', b'{"data":1,"event":"a","event":"b"}', b"x"):
         with pytest.raises(BadJson):
             decode_broadcast(body)
+
+
+def test_a_number_that_is_no_json_for_most_is_told_before_what_is_wrong() -> None:
+    with pytest.raises(BadJson):
+        decode({"client_id": "a", "data": 1, "ttl": int("9" * 400)})
+    with pytest.raises(Invalid):
+        decode({"client_id": "a", "data": 1, "ttl": int("9" * 300)})
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (b'{"client_ids":["a","a",1],"unknown":[]}', 3),
+        (b'{"client_ids":{"a":1}}', 0),
+        (b'{"client_id":"a"}', 0),
+        (b"[]", 0),
+        (b"{", 0),
+        (b"[" * 100_000, 0),
+        (b'{"client_ids":["\xff"]}', 0),
+    ],
+)
+def test_recipients_of_what_is_refused_are_counted(body: bytes, count: int) -> None:
+    assert count_recipients(body) == count
 
 
 def test_ids_made_here_are_uuids_that_grow_with_time() -> None:
