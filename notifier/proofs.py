@@ -54,6 +54,10 @@ class Proofs:
     def pong(self, payload: bytes) -> int:
         """The position that this pong proves; 0 if its ping was given up, -1 if we did not ask for it."""
         pings = self._pings
+        if pings and pings[0] == payload and not self._gap:  # as it nearly always is
+            del pings[0]
+            self._late = 0
+            return proven(payload)
         if payload in pings:
             count = pings.index(payload) + 1
             if self._gap and self._gap in pings[:count]:
