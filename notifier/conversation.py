@@ -1,9 +1,7 @@
-"""The values that go into a session and come out of it."""
+"""The values that go into a session and come out of it, and the numbers that bound them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from struct import Struct
 from typing import Final
 
 from notifier.engine.base import AckedBy, LossReason, Notification
@@ -13,7 +11,14 @@ REFILL_PER_S: Final = 100
 WINDOW_FULL_S: Final = 60.0
 TOKEN_WARNING_S: Final = 30.0
 MAX_OUT: Final = 256 * 1024
-"""Bytes of mail that may wait in `out`: a commit can wake a session many times before its carrier writes."""
+"""Bytes of mail that may wait in `out`: a commit can wake a session many times before its carrier writes. One that is
+larger than half of it is taken with it while the other half is free, so 128 KiB and the largest frame (513 KiB) are the
+most; with the 256 KiB that may be unsent before them, stored mail stays below the 1 MiB that ends a connection."""
+AROUND: Final = 128
+"""The most bytes that a carrier writes around a frame of mail: its head (10), or the lines of an event (101); and the
+ping that proves it (12)."""
+MAX_TOKENS: Final = 16
+"""Tokens of `auth` frames that may wait to be looked at, one after another."""
 
 
 class Limits:
@@ -39,23 +44,23 @@ class ProtocolPing:
         self.payload = payload
 
 
-_pack: Final[Callable[[int], bytes]] = Struct(">Q").pack
+class Bucket:
+    """How many frames a client may send: BUCKET at once, REFILL_PER_S in the long run."""
 
+    __slots__ = ("_at", "_level")
 
-def proof(position: int, last: bytes | None) -> bytes:
-    """Payload of a ping whose pong proves that everything up to `position` was read; never the same as the `last`."""
-    payload = _pack(position)
-    if last is None or last[:8] != payload:
-        return payload
-    return payload + bytes((last[8] % 255 + 1 if len(last) > 8 else 1,))
+    def __init__(self, now: float) -> None:
+        self._level = float(BUCKET)
+        self._at = now
 
-
-def proven(payload: bytes) -> int:
-    """The position that a `proof` is of."""
-    position = 0
-    for at in range(8):  # compiled, a quarter of what `int.from_bytes` costs
-        position = position << 8 | payload[at]
-    return position
+    def take(self, now: float, count: int) -> bool:
+        """Whether so many were left. `now`: the monotonic clock, seconds."""
+        self._level = min(BUCKET, self._level + (now - self._at) * REFILL_PER_S)
+        self._at = now
+        if self._level < count:
+            return False
+        self._level -= count
+        return True
 
 
 Out = Notification | bytes | ProtocolPing

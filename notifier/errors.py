@@ -44,7 +44,7 @@ class NotifierError(Exception):
     """What whoever meets it can do; the class's first sentence is the cause. /docs/errors is made of both."""
     close_code: ClassVar[int] = 1011
     reason: ClassVar[str] = "internal"
-    headers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, detail: str = "", *, errors: Sequence[FieldError] = (), id: str | None = None) -> None:
         super().__init__(detail or self.title)

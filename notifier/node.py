@@ -41,7 +41,9 @@ from notifier.protocol import Close
 _log = structlog.get_logger("notifier.node")
 
 PAGE_BYTES: Final = 128 * 1024
-"""What a session reads at once: with 256 KiB unsent before it, still far from the 1 MiB that ends a connection."""
+"""Bytes of `data` that a session reads at once, about. What does not fit (conversation.MAX_OUT) is read again."""
+PAGE_COUNT: Final = 256
+"""Notifications that it reads at once: frames of little `data` are as large as what is around it."""
 RECONCILE_S: Final = 10.0
 """How often a node looks for wakes that were lost."""
 MAX_WAITING: Final = 1_000
@@ -263,7 +265,7 @@ class Node(Listener):
     def read(self, carrier: Carrier) -> None:
         """The session wants mail."""
         session = carrier.session
-        count = session.wants
+        count = min(session.wants, PAGE_COUNT)
         session.reading = True
         self.engine.read(session.client_id, session.seen, count, PAGE_BYTES, partial(self._page_read, carrier))
 
@@ -273,9 +275,8 @@ class Node(Listener):
             session.reading = False
             session.close(Close.TRY_LATER, "engine_unavailable")
         else:
-            session.mail(page)
             now_ms = self.clock.now_ms()
-            for notification in page.notifications:
+            for notification in session.mail(page):
                 if self.engine.written(notification):
                     self.metrics.first_written(max(0, now_ms - notification.accepted_ms) / 1000)
                 else:

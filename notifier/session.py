@@ -25,9 +25,10 @@ from collections.abc import Sequence
 
 from notifier import codec, conversation, protocol
 from notifier.auth.tokens import Identity
-from notifier.conversation import Acknowledgement, Limits, Out, ProtocolPing, proof, proven
+from notifier.conversation import Acknowledgement, Bucket, Limits, Out, ProtocolPing
 from notifier.engine.base import AckedBy, Losses, LossReason, MailboxState, Notification, Page
 from notifier.errors import BadJson, NotifierError
+from notifier.proofs import Proofs
 from notifier.protocol import AckMode, Close
 
 
@@ -35,10 +36,9 @@ class Session:
     """See the module. `now` is always the monotonic clock, `now_s` unix time; both in seconds."""
 
     __slots__ = (
-        "_bucket", "_bucket_at", "_floor", "_full_since", "_gap_ping", "_heard_of", "_heartbeat", "_inflight",
-        "_out_size", "_pings", "_told", "_warned", "ack", "ack_mode", "acked", "behind", "client_id", "closing",
-        "connection_id", "filled", "heard_at", "identity", "ignored_acks", "limits", "others_settled", "out",
-        "paused", "position", "reading", "seen", "verify",
+        "_bucket", "_floor", "_full_since", "_heartbeat", "_inflight", "_out_size", "_proofs", "_warned", "ack",
+        "ack_mode", "acked", "behind", "client_id", "closing", "connection_id", "filled", "heard_at", "identity",
+        "ignored_acks", "limits", "others_settled", "out", "paused", "position", "reading", "seen", "verify",
     )  # fmt: skip
 
     def __init__(self, connection_id: str, identity: Identity, ack_mode: AckMode, limits: Limits, now: float) -> None:
@@ -62,7 +62,8 @@ class Session:
         self.heard_at = now
         self.out: list[Out] = []
         self.ack: Acknowledgement | None = None
-        self.verify: str | None = None
+        self.verify: list[str] | None = None
+        """Tokens of `auth` frames, to be looked at in their order."""
         self.closing: tuple[int, str] | None = None
         self.filled = False
         """The window has just become full: the carrier notes the time and looks again after WINDOW_FULL_S."""
@@ -70,19 +71,14 @@ class Session:
         self._floor = 0
         """Up to here others have settled: what ends below was on its way out already."""
         self._inflight: list[int] | None = None
-        self._pings: list[bytes] | None = None
+        self._proofs: Proofs | None = None
         self._heartbeat = 0.0
         self.others_settled = 0
         """The highest seq that others have settled and that was not said yet; see `flush_settled`."""
-        self._told: tuple[int, dict[LossReason, int]] | None = None
-        self._gap_ping: bytes | None = None
-        self._heard_of: dict[LossReason, int] | None = None
-        """Total of the losses, by reason, up to which there is nothing to tell on this connection."""
         self._warned = False
         self._full_since = 0.0
         self._out_size = 0
-        self._bucket = float(conversation.BUCKET)
-        self._bucket_at = now
+        self._bucket = Bucket(now)
 
     @property
     def inflight(self) -> int:
@@ -103,19 +99,14 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        """Whether live mail can be taken at once."""
+        """Whether live mail can be taken at once, if `out` has room for it."""
         held = self.behind or self.reading or self.paused or self.closing is not None
-        return not held and not self.crowded and self.inflight < self.limits.max_inflight
-
-    @property
-    def crowded(self) -> bool:
-        """Whether `out` holds as much as the carrier should write at once."""
-        return self._out_size >= conversation.MAX_OUT and bool(self.out)
+        return not held and self.inflight < self.limits.max_inflight
 
     @property
     def told(self) -> tuple[int, dict[LossReason, int]] | None:
-        """Losses that were told and not acknowledged yet, with the highest seq that was written before that."""
-        return self._told
+        """See Proofs.told."""
+        return self._proofs.told if self._proofs is not None else None
 
     # -- mail ---------------------------------------------------------------------------------------------------------
 
@@ -133,63 +124,69 @@ class Session:
         self.behind = state.pending > 0
         self.seen = max(self.seen, state.through)
         if state.losses is not None:
-            for reason, dropped in state.losses.untold().items():
-                self._say(protocol.Gap(reason, dropped))
-            self._remember_told(state.losses.totals)
+            self._proofs = Proofs()
+            self._proofs.tell_untold(state.losses, self.position, self.out)
 
     def offer(self, notification: Notification, after: int) -> bool:
         """A wake with mail. Whether it was taken; if not, it will be read from the mailbox."""
         if notification.seq <= self.seen:
             return False  # doubled
-        if after > self.seen or not self.ready:  # one before it was missed, or nothing can be written now
-            self.behind = True
+        if after > self.seen or not self.ready or not self._write(notification):
+            self.behind = True  # one before it was missed, or it cannot be written now
             return False
-        self._write(notification)
         self.seen = notification.seq
         if self.ack_mode == "auto":
             self._prove()
         return True
 
-    def mail(self, page: Page) -> None:
-        """A page that was asked for has come."""
+    def mail(self, page: Page) -> Sequence[Notification]:
+        """A page that was asked for has come. Returns what of it was written; the rest will be read again."""
         self.reading = False
+        written: list[Notification] = []
         if self.closing is not None:
-            return
+            return written
         for notification in page.notifications:
             if notification.seq > self.position:
-                self._write(notification)
-        self.seen = max(self.seen, page.through)
-        self.behind = page.more
-        if page.notifications:
+                if self.paused or not self._write(notification):  # what others say has filled the line meanwhile
+                    break
+                written.append(notification)
+        else:
+            self.seen = max(self.seen, page.through)
+            self.behind = page.more
+        self.seen = max(self.seen, self.position)
+        if written and self.ack_mode == "auto":
             self._prove()
+        return written
 
-    def _write(self, notification: Notification) -> None:
-        self._add(notification, len(notification.data))
+    def _write(self, notification: Notification) -> bool:
+        """Put it into `out` if there is room (see MAX_OUT); whether there was."""
+        size = len(codec.notification_frame(notification)) + conversation.AROUND
+        held = self._out_size if self.out else 0  # else the carrier has taken all
+        if held + min(size, conversation.MAX_OUT // 2) > conversation.MAX_OUT:
+            return False
+        self._out_size = held + size
+        self.out.append(notification)
         self.position = seq = notification.seq
         self._inflight = self._inflight or []
         self._inflight.append(seq)
         if len(self._inflight) == self.limits.max_inflight:
             self.filled = True
             self.limits.full += 1
+        return True
 
     def _prove(self) -> None:
         """`ack=auto`: a ping that follows the mail; its pong proves that the other end has read so far."""
-        if self.ack_mode == "auto":
-            payload = proof(self.position, self._pings[-1] if self._pings else None)
-            self._pings = self._pings or []
-            self._pings.append(payload)
-            self.out.append(ProtocolPing(payload))
+        proofs = self._proofs = self._proofs or Proofs()
+        self.out.append(ProtocolPing(proofs.ping(self.position)))
 
-    def transient(self, frame: bytes) -> bool:
-        """A `ttl: 0` frame: taken if it can be written now."""
-        if self.paused or self.crowded or self.closing is not None:
+    def transient(self, frame: bytes, unsent: int = 0) -> bool:
+        """A `ttl: 0` frame: taken if it can be written now. `unsent`: bytes that the carrier still holds."""
+        held = self._out_size if self.out else 0
+        if self.paused or held + unsent >= conversation.MAX_OUT or self.closing is not None:
             return False
-        self._add(frame, len(frame))
+        self._out_size = held + len(frame) + conversation.AROUND
+        self.out.append(frame)
         return True
-
-    def _add(self, item: Out, size: int) -> None:
-        self._out_size = size + (self._out_size if self.out else 0)  # else the carrier has taken all
-        self.out.append(item)
 
     def settled(self, seq: int) -> bool:
         """Some connection's acknowledgement up to `seq` is durable. `flush_settled` says so, the highest per tick.
@@ -229,16 +226,8 @@ class Session:
             self.behind = True  # a look at the mailbox moves `seen` past it, whenever its wake comes
         if reason is None or losses is None or self.closing is not None:
             return
-        if losses.totals[reason] > (self._heard_of or {}).get(reason, 0):  # else `start` has said so
-            self._say(protocol.Gap(reason, unwritten))
-            self._remember_told({reason: losses.totals[reason]})
-
-    def _remember_told(self, totals: dict[LossReason, int]) -> None:
-        """The next acknowledgement, or pong of a ping sent from now on, says that these losses were heard."""
-        self._heard_of = {**(self._heard_of or {}), **totals}
-        self._told = self.position, self._heard_of
-        self._prove()
-        self._gap_ping = self._pings[-1] if self._pings else None
+        proofs = self._proofs = self._proofs or Proofs()
+        proofs.tell(reason, unwritten, losses.totals[reason], self.position, self.out)
 
     def _shrink(self, seq: int) -> bool:
         """Everything up to `seq` leaves the window. Whether anything did."""
@@ -271,7 +260,10 @@ class Session:
             if type(frame) is protocol.Ping:
                 self._say(protocol.Pong())
             elif type(frame) is protocol.Auth:
-                self.verify = frame.token
+                self.verify = self.verify or []
+                self.verify.append(frame.token)
+                if len(self.verify) > conversation.MAX_TOKENS:
+                    self.close(Close.RATE_LIMITED, "rate_limited")
         return None
 
     def _receive_ack(self, seq: int, confirm: bool, now: float) -> None:
@@ -279,34 +271,33 @@ class Session:
             self.acked = seq
             self._shrink(seq)
             self._acknowledge(seq, "client", confirm)
+            if self._proofs is not None:
+                self._proofs.acknowledged(seq)
         elif self.spend(now):  # one that advances is free
             if seq > self.position:
                 self.ignored_acks += 1
             elif confirm:
                 self._acknowledge(seq, "client", True)
-            elif self._told is not None:
+            elif self._proofs is not None and self._proofs.heard(seq):
                 self._acknowledge(self.acked, "client", False)
 
     def receive_pong(self, payload: bytes, now: float) -> None:
         """A pong: the proof of a ping of ours, cumulatively; or one that nobody asked for (RFC 6455 §5.5.3)."""
-        pings = self._pings
-        if pings and payload in pings:
-            at = pings.index(payload)
-            position = proven(payload)
-            self._pings = pings[at + 1 :] or None
-            heard = self._gap_ping is None or self._gap_ping in pings[: at + 1]
-            if position > self.acked or (heard and self._told is not None):
+        proofs = self._proofs
+        position = -1 if proofs is None else proofs.pong(payload)
+        if proofs is not None and position >= 0:
+            if self.ack_mode == "auto" and (position > self.acked or proofs.heard(position)):
                 self.acked = max(self.acked, position)
                 self._shrink(position)
-                self._acknowledge(position, "transport", False, heard)
+                self._acknowledge(position, "transport", False)
         elif payload == b"heartbeat" and self._heartbeat:
             self._heartbeat = 0.0
         else:
             self.spend(now)
 
-    def _acknowledge(self, seq: int, acked_by: AckedBy, confirm: bool, heard: bool = True) -> None:
-        told = self._told[1] if heard and self._told is not None else None
-        self._told = None if heard else self._told
+    def _acknowledge(self, seq: int, acked_by: AckedBy, confirm: bool) -> None:
+        proofs = self._proofs
+        told = proofs.acknowledge_told() if proofs is not None and proofs.heard(seq) else None
         if self.ack is not None:  # two in one packet: the later says it all
             seq, confirm, told = max(seq, self.ack.seq), confirm or self.ack.confirm, told or self.ack.told
         self.ack = Acknowledgement(seq, acked_by, confirm, told)
@@ -326,15 +317,12 @@ class Session:
         else:
             self._say(protocol.ErrorFrame("token_invalid", error.detail))
 
-    def spend(self, now: float) -> bool:
-        """Take a token from the bucket; an empty one ends the session (4429)."""
-        self._bucket = min(conversation.BUCKET, self._bucket + (now - self._bucket_at) * conversation.REFILL_PER_S)
-        self._bucket_at = now
-        if self._bucket < 1:
-            self.close(Close.RATE_LIMITED, "rate_limited")
-            return False
-        self._bucket -= 1
-        return True
+    def spend(self, now: float, count: int = 1) -> bool:
+        """Take tokens from the bucket; an empty one ends the session (4429)."""
+        if self._bucket.take(now, count):
+            return True
+        self.close(Close.RATE_LIMITED, "rate_limited")
+        return False
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -372,11 +360,12 @@ class Session:
             waited = now - self._heartbeat
             if waited >= limits.heartbeat_timeout_s and not unsent:
                 self.close(0, "no_answer")  # nobody is there to read a close frame
-            return max(0.1, limits.heartbeat_timeout_s - waited)
+            # It may have been answered by the next look, so that one is not later than the next ping would be due.
+            return max(0.1, min(limits.heartbeat_timeout_s - waited, limits.heartbeat_s))
         if silent >= limits.heartbeat_s:
             self._heartbeat = now
             self.out.append(ProtocolPing(b"heartbeat"))
-            return limits.heartbeat_timeout_s
+            return min(limits.heartbeat_timeout_s, limits.heartbeat_s)
         return limits.heartbeat_s - silent
 
     def drain(self, after_ms: int) -> None:

@@ -24,7 +24,7 @@ MAX_LINES = 400
 
 GROUND = {"errors", "fields", "clock", "strictjson"}
 VALUES = GROUND | {"engine.base", "auth.tokens"}
-CONVERSATION = VALUES | {"protocol", "codec", "conversation"}
+CONVERSATION = VALUES | {"protocol", "codec", "conversation", "proofs"}
 NODE = CONVERSATION | {"session", "hub", "metrics", "diagnosis", "fanout", "node"}
 CARRIED = NODE | {"transport", "logs"}
 SETTINGS = {"settings", "settings_checks", "settings_sources"}
@@ -43,6 +43,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "protocol": {"engine.base"},
     "codec": {"errors", "strictjson", "engine.base", "protocol"},
     "conversation": {"engine.base"},
+    "proofs": {"codec", "conversation", "engine.base", "protocol"},
     "session": CONVERSATION,
     "hub": {"session"},
     "fanout": {"diagnosis", "engine.base", "errors", "hub", "metrics"},

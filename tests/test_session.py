@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from notifier.engine.base import MailboxState, Page
+from notifier.conversation import ProtocolPing
+from notifier.engine.base import MailboxState, Notification, Page
+from notifier.protocol import AckMode
+from notifier.transport.sse import EventStream
+from notifier.transport.websocket import WebSocketConnection
 from tests.talking import NOW, Talk, losses, mail, page
 
 # -- welcome, gap -----------------------------------------------------------------------------------------------------
@@ -35,10 +41,11 @@ def test_an_empty_mailbox_is_not_read() -> None:
 
 def test_a_gap_is_told_after_welcome_and_before_the_backlog() -> None:
     talk = Talk(state=MailboxState(2, losses(expired=2, purged=1), None))
-    assert [frame["type"] for frame in talk.greeting] == ["welcome", "gap", "gap"]
+    assert talk.greeting[0]["type"] == "welcome"
     assert talk.greeting[1:] == [
         {"type": "gap", "reason": "expired", "dropped": 2},
         {"type": "gap", "reason": "purged", "dropped": 1},
+        bytes(8),
     ]
     talk.session.mail(page(1, 2))
     assert talk.said() == [1, 2]
@@ -54,10 +61,50 @@ def test_a_gap_is_acknowledged_by_a_later_ack() -> None:
     assert talk.acknowledged() == (2, "client", False, None), "once"
 
 
-def test_a_gap_with_nothing_after_it_is_acknowledged_by_any_ack() -> None:
+def test_a_gap_with_nothing_after_it_is_acknowledged_by_any_ack_once_its_ping_is_answered() -> None:
     talk = Talk(state=MailboxState(0, losses(expired=2), None))
+    *_, ping = talk.greeting
+    talk.ack(0)
+    assert talk.acknowledged() is None, "it may have been sent before the gap was read"
+    talk.session.receive_pong(ping, 0)
+    assert talk.acknowledged() is None, "in ack=client only acks acknowledge"
     talk.ack(0)
     assert talk.acknowledged() == (0, "client", False, {"expired": 102})
+    talk.ack(0)
+    assert talk.acknowledged() is None
+
+
+@pytest.mark.parametrize("ack", ["auto", "client"])
+@pytest.mark.parametrize("confirm", [True, False])
+def test_an_ack_that_may_have_been_sent_before_a_gap_was_read_does_not_acknowledge_it(
+    ack: AckMode, confirm: bool
+) -> None:
+    talk = Talk(ack)
+    talk.live(1, 2)
+    talk.said()
+    talk.session.ended([3], "purged", losses(purged=1))
+    _, ping = talk.said()
+    talk.ack(1, confirm)
+    assert talk.acknowledged() == (1, "client", confirm, None)
+    talk.ack(2, confirm)
+    assert talk.acknowledged() == (2, "client", confirm, None)
+    talk.session.receive_pong(ping, 0)
+    assert talk.acknowledged() == (None if ack == "client" else (2, "transport", False, {"purged": 101}))
+    talk.ack(2, confirm=True)
+    assert talk.acknowledged() == (2, "client", True, {"purged": 101} if ack == "client" else None)
+
+
+def test_an_ack_of_mail_that_came_after_a_gap_acknowledges_it_without_any_pong() -> None:
+    talk = Talk()
+    talk.live(1)
+    talk.session.ended([2], "purged", losses(purged=1))
+    talk.session.seen = 2
+    talk.session.behind = False
+    talk.live(3)
+    talk.ack(1)
+    assert talk.acknowledged() == (1, "client", False, None)
+    talk.ack(3)
+    assert talk.acknowledged() == (3, "client", False, {"purged": 101})
 
 
 def test_a_gap_with_nothing_after_it_is_proven_by_a_pong() -> None:
@@ -86,7 +133,7 @@ def test_a_loss_is_told_at_once_for_mail_not_written_here() -> None:
     talk.session.mail(page(1, 2, more=True))
     talk.said()
     talk.session.ended([2, 3, 4], "purged", losses(purged=3))
-    assert talk.said() == [{"type": "gap", "reason": "purged", "dropped": 2}]
+    assert talk.said() == [{"type": "gap", "reason": "purged", "dropped": 2}, (2).to_bytes(8)]
     talk.session.ended([1], "expired", losses(expired=1))
     assert talk.said() == [], "the client has seen it"
 
@@ -240,12 +287,70 @@ def test_a_paused_session_takes_and_wants_nothing() -> None:
 def test_a_tick_of_the_loop_hands_over_a_bounded_amount() -> None:
     talk = Talk(window=100)
     taken = [talk.session.offer(mail(seq, size=100_000), seq - 1) for seq in range(1, 6)]
-    assert taken == [True, True, True, False, False]
-    assert not talk.session.transient(b"{}")
+    assert taken == [True, True, False, False, False]
     talk.said()
-    assert talk.session.wants == 97
-    talk.session.mail(page(4, 5))
-    assert talk.said() == [4, 5]
+    assert talk.session.wants == 98
+    talk.session.mail(page(3, 4, 5))
+    assert talk.said() == [3, 4, 5]
+
+
+def widest(seq: int, size: int) -> Notification:
+    """With as much around its `data` as the rules of names allow."""
+    return Notification("alice", seq, '"' * 128, b"1" * size, 0, 1_900_000_000_000, "e" * 64, "\\" * 64)
+
+
+LARGEST = 512 * 1024
+
+
+@given(st.lists(st.tuples(st.sampled_from(["live", "page", "transient"]), st.sampled_from([1, 300, 70_000, LARGEST]))))
+@example([("live", 1)] * 3000)
+@example([("page", 1)] * 3000)
+@example([("page", 130_000), ("page", LARGEST), ("page", 1)])
+def test_what_a_tick_hands_over_leaves_room_below_the_end_of_a_connection(steps: list[tuple[str, int]]) -> None:
+    """By construction: with 256 KiB unsent before it, which is the most that does not pause a session, and with 64 KiB
+    of other frames, nothing that is stored brings a carrier over 1 MiB, however its frames look."""
+    talk = Talk("auto", MailboxState(9, None, None), window=100_000)
+    session = talk.session
+    session.mail(Page([], 0, False))
+    for seq, (how, size) in enumerate(steps, 1):
+        if how == "live":
+            session.offer(widest(seq, size), session.seen)
+        elif how == "transient":
+            session.transient(b"{" + b"1" * (size + 400) + b"}", 256 * 1024 - 1)
+        else:
+            session.mail(Page([widest(seq, size), widest(seq + 1, size)], seq + 1, False))
+        session.behind = False
+    mail = [item for item in session.out if not isinstance(item, ProtocolPing)]
+    assert sum(len(WebSocketConnection.encode(item)) for item in session.out) + 256 * 1024 <= (1024 - 64) * 1024
+    assert sum(len(EventStream.encode(item)) for item in mail) + 256 * 1024 <= (1024 - 64) * 1024
+
+
+def test_what_of_a_page_does_not_fit_is_read_again() -> None:
+    talk = Talk(state=MailboxState(9, None, None), window=10_000)
+    talk.session.reading = True
+    written = talk.session.mail(Page([mail(seq) for seq in range(1, 5_001)], 5_000, False))
+    assert 500 < len(written) < 5_000
+    assert talk.session.seen == talk.session.position == len(written)
+    assert talk.session.behind
+    assert talk.said() == [notification.seq for notification in written]
+    assert talk.session.wants == 10_000 - len(written)
+
+
+def test_a_page_that_comes_when_the_line_is_full_is_read_again() -> None:
+    talk = Talk(state=MailboxState(2, None, None))
+    talk.session.reading = talk.session.paused = True
+    assert list(talk.session.mail(page(1, 2))) == []
+    assert (talk.said(), talk.session.position, talk.session.wants) == ([], 0, 0)
+    talk.session.paused = False
+    assert talk.session.wants == 4
+
+
+def test_a_transient_frame_is_dropped_where_256_kib_are_unsent() -> None:
+    talk = Talk()
+    assert not talk.session.transient(b"{}", 256 * 1024)
+    assert talk.session.transient(b"1" * 200_000, 50_000)
+    assert not talk.session.transient(b"1", 70_000), "what waits to be written is unsent, too"
+    assert talk.session.transient(b"1", 50_000)
 
 
 def test_a_transient_frame_has_no_place_in_window_or_order() -> None:
@@ -386,3 +491,18 @@ def test_ack_frames_are_obeyed_in_both_modes() -> None:
     assert talk.acknowledged() == (1, "client", False, None)
     talk.session.receive_pong((1).to_bytes(8), 0)
     assert talk.acknowledged() is None, "proven twice is settled once"
+
+
+def test_acks_leave_no_pings_behind_and_pongs_that_come_late_are_free() -> None:
+    talk = Talk("auto", window=10_000)
+    for seq in range(1, 1001):
+        talk.live(seq)
+        talk.ack(seq)
+    assert talk.session._proofs is not None
+    assert len(talk.session._proofs._pings) == 0
+    for seq in range(1, 1001):
+        talk.session.receive_pong(seq.to_bytes(8), 0)
+    assert talk.session.closing is None
+    for _ in range(201):
+        talk.session.receive_pong((1).to_bytes(8), 0)
+    assert talk.session.closing == (4429, "rate_limited")

@@ -133,7 +133,7 @@ def test_auth_asks_for_a_token_to_be_verified_and_restarts_the_timer() -> None:
     talk.session.tick(0, NOW, 0)
     talk.said()
     talk.hear({"type": "auth", "token": "new"})
-    assert talk.session.verify == "new"
+    assert talk.session.verify == ["new"]
     talk.session.reauthenticated(Identity("alice", NOW + 500, NOW, ("h",)))
     assert talk.said() == [{"type": "authenticated", "token_expires_at": "2027-01-15T08:08:20.000Z"}]
     assert talk.session.identity.groups == ("h",)
@@ -142,6 +142,16 @@ def test_auth_asks_for_a_token_to_be_verified_and_restarts_the_timer() -> None:
     assert talk.said() == []
     talk.session.tick(0, NOW + 480, 0)
     assert talk.said() == [{"type": "token_expiring", "in_s": 20}]
+
+
+def test_tokens_wait_in_their_order_and_not_without_end() -> None:
+    talk = Talk()
+    for n in range(16):
+        talk.hear({"type": "auth", "token": str(n)})
+    assert talk.session.verify == [str(n) for n in range(16)]
+    assert talk.session.closing is None
+    talk.hear({"type": "auth", "token": "one more"})
+    assert talk.session.closing == (4429, "rate_limited")
 
 
 def test_a_token_of_another_client_ends_the_session() -> None:
@@ -179,6 +189,34 @@ def test_silence_is_ended_by_a_ping_and_by_nothing_but_silence() -> None:
     talk.session.tick(45, NOW, 0)
     assert talk.session.closing is not None
     assert talk.session.closing[0] == 0, "nobody is there to read a close frame"
+
+
+@pytest.mark.parametrize("timeout", [5, 20, 90])
+def test_pings_come_after_every_silence_however_long_the_timeout_is(timeout: float) -> None:
+    """Answered at once: the next is due HEARTBEAT_SECONDS after that, and few looks are needed for it."""
+    talk = Talk()
+    talk.limits.heartbeat_timeout_s = timeout
+    now, looks, pinged = 0.0, 0, []
+    while now < 1000:
+        again = talk.session.tick(now, NOW, 0)
+        looks += 1
+        if b"heartbeat" in talk.said():
+            pinged.append(now)
+            talk.session.heard_at = now + 0.05
+            talk.session.receive_pong(b"heartbeat", now)
+        now += max(again, 0.25)  # the grain of the wheel
+    assert len(pinged) >= 38
+    assert looks <= 3 * len(pinged)
+
+
+def test_with_a_long_timeout_silence_is_ended_only_after_it() -> None:
+    talk = Talk()
+    talk.limits.heartbeat_timeout_s = 90
+    now = 25.0
+    while talk.session.closing is None:
+        now += talk.session.tick(now, NOW, 0)
+    assert talk.said() == [b"heartbeat"], "one that is outstanding is enough"
+    assert 115 <= now <= 116
 
 
 def test_whatever_is_heard_is_a_sign_of_life() -> None:

@@ -8,7 +8,16 @@ from urllib.parse import parse_qsl
 
 from notifier.auth.tokens import MAX_TOKEN_BYTES, Identity
 from notifier.engine.base import MailboxState
-from notifier.errors import Draining, ForbiddenOrigin, NotifierError, Overloaded, TokenInvalid, TokenMissing
+from notifier.errors import (
+    BadHandshake,
+    Draining,
+    ForbiddenOrigin,
+    NotifierError,
+    Overloaded,
+    TokenInvalid,
+    TokenMissing,
+)
+from notifier.transport.origins import split_host
 
 if TYPE_CHECKING:
     from notifier.transport.door import Door
@@ -29,6 +38,16 @@ def address_of(door: Door, request: Request) -> str:
     return door.address(request.protocol.peer, (request.header(b"x-forwarded-for") or b"").decode("latin-1"))
 
 
+def host_of(request: Request) -> str:
+    """The Host header, empty if there is none. Raises: BadHandshake, if it is malformed."""
+    host = (request.header(b"host") or b"").decode("latin-1")
+    try:
+        split_host(host)
+    except ValueError:
+        raise BadHandshake("The Host header is not a host and a port.") from None
+    return host
+
+
 def tokens_of(request: Request, query_token: bool) -> set[str]:
     """The different tokens in `Authorization`, which may stand there twice, and where that is allowed in the query."""
     tokens = set()
@@ -43,6 +62,15 @@ def tokens_of(request: Request, query_token: bool) -> set[str]:
     return tokens
 
 
+def no_room(door: Door) -> NotifierError | None:
+    """Why no session can begin now, whoever asks for it."""
+    if door.node.draining:
+        return Draining("This node is going away. Connect again: another takes over.")
+    if door.node.hub.connections >= door.max_connections:
+        return Overloaded("All connections of this node are taken. Try again later.")
+    return None
+
+
 def examine(
     door: Door,
     caller: Caller,
@@ -55,10 +83,8 @@ def examine(
 
     `connecting` is false for who wants no session, only a word with the one it has.
     """
-    if connecting and door.node.draining:
-        return refuse(Draining("This node is going away. Connect again: another takes over."), None)
-    if connecting and door.node.hub.connections >= door.max_connections:
-        return refuse(Overloaded("All connections of this node are taken. Try again later."), None)
+    if connecting and (full := no_room(door)) is not None:
+        return refuse(full, None)
     if not door.origins.allows(caller.origin, caller.host):
         return refuse(ForbiddenOrigin("The page's origin is not in ALLOWED_ORIGINS."), None)
     if caller.token is None:
@@ -76,6 +102,8 @@ def examine(
     def opened(identity: Identity, state: MailboxState | NotifierError) -> None:
         if isinstance(state, NotifierError):
             return refuse(state, identity.client_id)
+        if connecting and (full := no_room(door)) is not None:  # the token's keys may have had to be fetched meanwhile
+            return refuse(full, identity.client_id)
         return accept(identity, state)
 
     return door.verifier.verify(caller.token, verified)

@@ -14,6 +14,7 @@ from notifier.errors import NotifierError
 from notifier.hub import Carrier
 from notifier.protocol import Close
 from notifier.session import Session
+from notifier.transport.wheel import GRAIN_S
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,7 +42,8 @@ class SessionCarrier(Carrier):
     """How long after the window has become full the session is looked at again."""
 
     __slots__ = (
-        "_closed_code", "_door", "_stall", "_stall_at", "_transport", "_wrote", "address", "opened_at", "session",
+        "_closed_code", "_door", "_early_at", "_look_at", "_stall", "_stall_at", "_transport", "_verifying", "_wrote",
+        "address", "opened_at", "session",
     )  # fmt: skip
 
     def __init__(self, door: Door, transport: asyncio.Transport, session: Session, address: str) -> None:
@@ -55,6 +57,10 @@ class SessionCarrier(Carrier):
         self._stall_at = 0.0
         self._closed_code = 0
         """What we ended it with; 0 while open; 1006 when aborted."""
+        self._verifying = False
+        """A token of an `auth` frame is being checked; the next one waits for that."""
+        self._look_at = self._early_at = 0.0
+        """When `session.tick` is due by the wheel; and before that because of a new token, 0 if not."""
         transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)
         door.wheel.add(self, 0.0)
 
@@ -105,8 +111,7 @@ class SessionCarrier(Carrier):
                 node.metrics.acks_were_ignored(session.ignored_acks)
                 session.ignored_acks = 0
             if session.verify is not None:
-                token, session.verify = session.verify, None
-                self._door.verify(token, self._verified)
+                self._verify_next()
             if session.filled:
                 session.note_filled(self._door.time())
                 self._door.wheel.add(_Look(self), self.window_full_s)
@@ -122,7 +127,8 @@ class SessionCarrier(Carrier):
         session = self.session
         if session.out or session.others_settled:
             self._door.node.touch(self)
-            return sum([session.transient(frame) for frame in frames])
+            unsent = self._transport.get_write_buffer_size()
+            return sum([session.transient(frame, unsent) for frame in frames])
         if session.paused or session.closing is not None or self._closed_code:
             return 0
         if self._transport.get_write_buffer_size() >= HIGH_WATER:
@@ -137,13 +143,25 @@ class SessionCarrier(Carrier):
             return 0
         return len(frames)
 
+    def _verify_next(self) -> None:
+        """One after another: so the token of the newest `auth` is the one that stays."""
+        session = self.session
+        if self._verifying or session.closing is not None or not session.verify:
+            return
+        self._verifying = True
+        token = session.verify.pop(0)
+        session.verify = session.verify or None
+        self._door.verify(token, self._verified)
+
     def _verified(self, result: Identity | NotifierError) -> None:
+        self._verifying = False
         if self._closed_code:
             return
         if isinstance(result, NotifierError):
             self.session.auth_failed(result)
         else:
             self._door.node.regroup(self, result)
+            self._look_early()
         self._door.node.touch(self)
 
     def _write(self, data: bytes) -> None:
@@ -198,6 +216,12 @@ class SessionCarrier(Carrier):
 
     def on_timer(self, now: float) -> float | None:
         """See Timed."""
+        again = self._look(now)
+        if again is not None:
+            self._look_at = now + again
+        return again
+
+    def _look(self, now: float) -> float | None:
         if self._closed_code:
             return None
         try:
@@ -208,9 +232,31 @@ class SessionCarrier(Carrier):
         self.pump()
         return None if self._closed_code else again
 
+    def _look_early(self) -> None:
+        """A token has come that may end before the next look. Timers cannot be taken back, so one is added only if it
+        is the earliest: there are not more of them than grains of time before the regular look."""
+        if self.session.closing is not None:
+            return
+        now = self._door.time()
+        again = self.session.tick(now, self._door.clock.now(), self.unsent)
+        if now + again + GRAIN_S < (self._early_at or self._look_at):
+            self._early_at = now + again
+            self._door.wheel.add(_Early(self, self._early_at), again)
+
+    def check_early(self, now: float, at: float) -> float | None:
+        """See `_look_early`; `at` is when this look was due. One that an earlier one has replaced ends."""
+        if at != self._early_at:
+            return None
+        self._early_at = 0.0
+        again = self._look(now)
+        if again is None or now + again + GRAIN_S >= self._look_at:
+            return None
+        self._early_at = now + again
+        return again
+
     def check_window(self, now: float) -> float | None:
         """`window_full_s` ago the window was full."""
-        self.on_timer(now)
+        self._look(now)
         return None
 
     def check_stall(self, now: float) -> float | None:
@@ -248,6 +294,20 @@ class _Later:
 class _Look(_Later):
     def on_timer(self, now: float) -> float | None:
         return self._carrier.check_window(now)
+
+
+class _Early(_Later):
+    __slots__ = ("_at",)
+
+    def __init__(self, carrier: SessionCarrier, at: float) -> None:
+        super().__init__(carrier)
+        self._at = at
+
+    def on_timer(self, now: float) -> float | None:
+        again = self._carrier.check_early(now, self._at)
+        if again is not None:
+            self._at = now + again
+        return again
 
 
 class _Stall(_Later):

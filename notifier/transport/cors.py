@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from notifier.errors import NotifierError
     from notifier.transport.origins import Origins
-    from notifier.transport.request import Request
+    from notifier.transport.request import Head, Request
 
 PREFLIGHT_S = 7200
 """How long a browser may remember a preflight; Chromium's own limit."""
@@ -25,6 +26,15 @@ def headers(origins: Origins, request: Request) -> bytes:
     if origin is None or not origins.listed(origin.decode("latin-1")):
         return b"vary: origin\r\n"
     return b"vary: origin\r\naccess-control-allow-origin: %b\r\n" % origin
+
+
+def shared(origins: Origins, head: Head, error: NotifierError) -> NotifierError:
+    """`error`, which refuses a request to a shared path by its head alone: told so that the page may read it."""
+    origin = head.header(b"origin")
+    error.headers = (*error.headers, ("Vary", "origin"))
+    if origin is not None and origins.listed(origin.decode("latin-1")):
+        error.headers = (*error.headers, ("Access-Control-Allow-Origin", origin.decode("latin-1")))
+    return error
 
 
 def preflight(origins: Origins, request: Request, methods: bytes) -> bytes:

@@ -12,12 +12,22 @@ import msgspec
 
 from notifier import codec, strictjson
 from notifier.auth.tokens import Identity
-from notifier.engine.base import LossReason, MailboxState
-from notifier.errors import BadHandshake, BadJson, Draining, FieldError, Invalid, MethodNotAllowed, NotifierError
+from notifier.engine.base import LossReason, MailboxState, Overview
+from notifier.errors import (
+    BadHandshake,
+    BadJson,
+    Draining,
+    FieldError,
+    Invalid,
+    MethodNotAllowed,
+    NotifierError,
+    TooLarge,
+    UnsupportedEncoding,
+)
 from notifier.protocol import ErrorFrame, Reconnect
 from notifier.session import Session
 from notifier.transport import cors
-from notifier.transport.admission import Caller, address_of, examine, tokens_of
+from notifier.transport.admission import Caller, address_of, examine, host_of, no_room, tokens_of
 from notifier.transport.problems import problem
 from notifier.transport.sse import HEAD, EventStream, Told, event, retry_ms
 
@@ -46,9 +56,21 @@ class EventRoute:
     name = "events"
     repeats = False
     methods = b""
+    refusal: type[MethodNotAllowed]
+    """Of other methods than these."""
 
     def __init__(self, door: Callable[[], Door]) -> None:
         self._door = door
+
+    def admit(self, head: Head) -> int:
+        """See Route. What is too large for this route is refused when the token has been looked at."""
+        door = self._door()
+        method = self.methods.decode()
+        if head.method not in (method, "OPTIONS") and (head.method, method) != ("HEAD", "GET"):
+            raise cors.shared(door.origins, head, self.refusal(f"Use {method}."))
+        if head.length > door.max_body:
+            raise cors.shared(door.origins, head, TooLarge("The body is too large for this path."))
+        return door.max_body
 
     def handle(self, request: Request) -> None:
         """See Route."""
@@ -69,7 +91,7 @@ class EventRoute:
         origin = request.header(b"origin")
         return Caller(
             None if origin is None else origin.decode("latin-1"),
-            (request.header(b"host") or b"").decode("latin-1"),
+            host_of(request),
             tokens.pop() if tokens else None,
             address_of(door, request),
         )
@@ -84,16 +106,11 @@ class Events(EventRoute):
     """`GET /events`."""
 
     methods = b"GET"
+    refusal = GetOnly
 
     def __init__(self, door: Callable[[], Door], told: Told) -> None:
         super().__init__(door)
         self._told = told
-
-    def admit(self, head: Head) -> int:
-        """See Route."""
-        if head.method not in ("GET", "HEAD", "OPTIONS"):
-            raise GetOnly("Use GET.")
-        return 0
 
     def _handle(self, door: Door, request: Request) -> None:
         request.keep_alive = False
@@ -108,7 +125,9 @@ class Events(EventRoute):
             self._refuse(door, request, error)
 
         def accept(identity: Identity, state: MailboxState) -> None:
-            self._resume(door, request, identity, state, caller.address, refuse)
+            if request.body:
+                return refuse(TooLarge("A GET of an event stream has no body."), identity.client_id)
+            return self._resume(door, request, identity, state, caller.address, refuse)
 
         return examine(door, caller, accept, refuse)
 
@@ -156,6 +175,8 @@ class Events(EventRoute):
         def opened(seq: int, state: MailboxState | NotifierError) -> None:
             if isinstance(state, NotifierError):
                 return refuse(state, client_id)
+            if (full := no_room(door)) is not None:
+                return refuse(full, client_id)
             return self._begin(door, request, identity, state, address, seq)
 
         if last:
@@ -187,7 +208,8 @@ class AckRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Acknowledged(msgspec.Struct):
-    """Everything up to `seq` is settled and durable; or, with `settled` false, that was never sent and is ignored."""
+    """Everything up to `seq` is settled and durable; or, with `settled` false, that was not written on any connection
+    that this node has, and is ignored."""
 
     seq: int
     settled: bool
@@ -197,12 +219,7 @@ class Acks(EventRoute):
     """`POST /events/ack`."""
 
     methods = b"POST"
-
-    def admit(self, head: Head) -> int:
-        """See Route."""
-        if head.method not in ("POST", "OPTIONS"):
-            raise PostOnly("Use POST.")
-        return MAX_ACK_BODY
+    refusal = PostOnly
 
     def _handle(self, door: Door, request: Request) -> None:
         try:
@@ -212,7 +229,7 @@ class Acks(EventRoute):
 
         def accept(identity: Identity, state: MailboxState) -> None:
             try:
-                seq = _decode_ack(request.body)
+                seq = _decode_ack(request)
             except NotifierError as error:
                 return self._fail(door, request, error)
             return self._acknowledge(door, request, identity.client_id, seq)
@@ -225,7 +242,7 @@ class Acks(EventRoute):
 
     def _acknowledge(self, door: Door, request: Request, client_id: str, seq: int) -> None:
         """Settle up to `seq`. Which connection has brought it is not said, so it must have been written on one of this
-        node's; where none is here (it is another's, or was just lost) no more than the mailbox holds."""
+        node's. Where none is here, nobody knows what was written: it is ignored, and the mail comes again."""
         sessions = [carrier.session for carrier in door.node.hub.of(client_id)]
 
         def answer(seq: int, settled: bool) -> None:
@@ -236,7 +253,7 @@ class Acks(EventRoute):
         def settle(seq: int) -> None:
             told: dict[LossReason, int] = {}
             for session in sessions:
-                if session.told is not None and (seq > session.told[0] or seq <= session.acked):
+                if session.told is not None and seq > session.told[0]:  # else it may have been sent before that
                     told |= session.told[1]
 
             def done(error: NotifierError | None) -> None:
@@ -246,8 +263,15 @@ class Acks(EventRoute):
 
             door.node.engine.acknowledge(client_id, seq, "client", told or None, done)
 
+        def found(overview: Overview | NotifierError) -> None:
+            if isinstance(overview, NotifierError):
+                return self._fail(door, request, overview)
+            if seq > overview.cursor:
+                door.node.metrics.acks_were_ignored(1)
+            return answer(seq, seq <= overview.cursor)
+
         if not sessions:
-            return door.node.engine.heads([client_id], lambda heads: settle(min(seq, heads.get(client_id, 0))))
+            return door.node.engine.overview(client_id, found)
         if seq > max(session.position for session in sessions):
             door.node.metrics.acks_were_ignored(1)
             return answer(seq, False)
@@ -257,8 +281,13 @@ class Acks(EventRoute):
 _ack = msgspec.json.Decoder(AckRequest)
 
 
-def _decode_ack(body: bytes) -> int:
-    """The seq of an acknowledgement. Raises: BadJson, Invalid."""
+def _decode_ack(request: Request) -> int:
+    """The seq of an acknowledgement. Raises: TooLarge, UnsupportedEncoding, BadJson, Invalid."""
+    body = request.body
+    if len(body) > MAX_ACK_BODY:
+        raise TooLarge(f"An acknowledgement has {MAX_ACK_BODY} bytes at most.")
+    if request.header(b"content-encoding") is not None:
+        raise UnsupportedEncoding("Send the body as it is, without Content-Encoding.")
     try:
         ack = _ack.decode(body)
     except msgspec.ValidationError:

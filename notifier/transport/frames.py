@@ -41,7 +41,7 @@ class FrameError(Exception):
 class FrameReader:
     """Turns bytes into messages: (opcode, payload), with fragments joined and text checked to be UTF-8."""
 
-    __slots__ = ("_buffer", "_count", "_opcode", "_parts", "_size")
+    __slots__ = ("_buffer", "_count", "_opcode", "_parts", "_size", "fragments")
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -49,6 +49,8 @@ class FrameReader:
         self._opcode = 0
         self._count = 0
         self._size = 0
+        self.fragments = 0
+        """How many frames the last message had that came in more than one; for who takes it to set back."""
 
     def single_text(self, data: bytes) -> bytes | None:
         """The message, if `data` is exactly one small whole text frame of ASCII, as an acknowledgement is; else None,
@@ -90,6 +92,8 @@ class FrameReader:
                 size = int.from_bytes(data[at + 2 : at + 2 + wide])
                 start += wide
                 self._check_size(size)
+                if size < (126 if wide == 2 else 65536):
+                    raise FrameError(Close.PROTOCOL_ERROR, "length")  # §5.2: in as few bytes as it can be
             elif opcode < 8:
                 self._check_size(size)
             if end < start + size:
@@ -138,6 +142,7 @@ class FrameReader:
         if not last:
             return None
         parts, self._parts, self._size = self._parts, None, 0
+        self.fragments = self._count
         return self._whole(self._opcode, b"".join(parts))
 
     @staticmethod

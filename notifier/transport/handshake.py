@@ -27,7 +27,7 @@ from notifier.errors import (
 from notifier.protocol import SUBPROTOCOL, AckMode
 from notifier.session import Session
 from notifier.transport import frames
-from notifier.transport.admission import Caller, address_of, examine, tokens_of
+from notifier.transport.admission import Caller, address_of, examine, host_of, tokens_of
 from notifier.transport.door import Door
 from notifier.transport.http import LINGER_S
 from notifier.transport.request import Head, Request
@@ -120,7 +120,7 @@ def read(request: Request, query_token: bool) -> Hello:
         raise BadHandshake("A WebSocket handshake is a GET request.")
     if request.header(b"content-length") not in (None, b"0") or request.header(b"transfer-encoding") is not None:
         raise BadHandshake("A WebSocket handshake has no body.")
-    if (request.header(b"upgrade") or b"").lower() != b"websocket":
+    if b"websocket" not in [name.strip() for name in (request.header(b"upgrade") or b"").lower().split(b",")]:
         raise UpgradeRequired("Connect with a WebSocket client, version 13.")
     if request.header(b"sec-websocket-version") != b"13":
         raise UpgradeRequired("Only version 13 of the protocol is spoken here.")
@@ -131,9 +131,10 @@ def read(request: Request, query_token: bool) -> Hello:
         good = False
     if not good:
         raise BadHandshake("Sec-WebSocket-Key is not 16 bytes in base64.")
-    host = request.header(b"host")
-    if host is None or b"," in host:
+    hosts = request.header(b"host")
+    if hosts is None or b"," in hosts:
         raise BadHandshake("The Host header is missing, or there are two.")
+    host = host_of(request)
     origin = request.header(b"origin")
     offered = [part.strip() for part in (request.header(b"sec-websocket-protocol") or b"").decode("latin-1").split(",")]
     offered = [part for part in offered if part]
@@ -153,7 +154,7 @@ def read(request: Request, query_token: bool) -> Hello:
     return Hello(
         accept=base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest()),
         origin=None if origin is None else origin.decode("latin-1"),
-        host=host.decode("latin-1"),
+        host=host,
         subprotocol=bool(offered),
         token=tokens.pop() if tokens else None,
         ack_mode="client" if modes[0] == "client" else "auto",

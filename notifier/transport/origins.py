@@ -41,12 +41,22 @@ class Origins:
         scheme, name, port = _split(origin)
         if not name:
             return False
-        own = urlsplit(f"//{host}")
         try:
-            own_port = own.port or _DEFAULT_PORTS.get(scheme, 0)
+            own, own_port = split_host(host)
         except ValueError:
             return False
-        return (own.hostname or "") == name and own_port == port
+        return own == name and (own_port or _DEFAULT_PORTS.get(scheme, 0)) == port
+
+
+def split_host(host: str) -> tuple[str, int]:
+    """Name and port of a Host header (RFC 9110 §7.2), in lower case; 0 where it names no port.
+
+    Raises: ValueError, if it is none.
+    """
+    parts = urlsplit(f"//{host}")
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("more than a host and a port")
+    return parts.hostname or "", parts.port or 0
 
 
 def _split(origin: str) -> tuple[str, str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from notifier.codec import notification_frame
 from notifier.conversation import Out, ProtocolPing
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import asyncio
 
     from notifier.transport.door import Door
+
+
+FRAGMENTS_PER_TOKEN: Final = 16
+"""A message may have 1,024 fragments and the bucket holds 200, so that each costs a part of a token."""
 
 
 class WebSocketConnection(SessionCarrier):
@@ -42,7 +46,12 @@ class WebSocketConnection(SessionCarrier):
             if (pong := self._reader.single_pong(data)) is not None:
                 session.receive_pong(pong, now)
                 return self.pump()
-            for opcode, payload in self._reader.feed(data):
+            reader = self._reader
+            for opcode, payload in reader.feed(data):
+                if reader.fragments:
+                    cost, reader.fragments = reader.fragments // FRAGMENTS_PER_TOKEN, 0
+                    if not session.spend(now, cost):
+                        break
                 if opcode == frames.TEXT:
                     session.receive(payload, now)
                 elif opcode == frames.PONG:

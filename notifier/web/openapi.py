@@ -195,7 +195,7 @@ OPERATIONS = (
     Operation(
         "post", "/events/ack", "connect", "Acknowledge what came as events",
         {200: (Acknowledged, "Settled, durably; or ignored.")},
-        (*CLIENT, e.TooLarge, e.BadJson, e.Invalid, e.EngineUnavailable), AckRequest, (), _TOKEN,
+        (*CLIENT, e.TooLarge, e.UnsupportedEncoding, e.BadJson, e.Invalid, e.EngineUnavailable), AckRequest, (), _TOKEN,
     ),
     Operation(
         "get", "/metrics", "operate", "Prometheus text",

@@ -361,6 +361,19 @@ def test_a_message_may_have_1024_fragments(observed: Observed) -> None:
         assert client.closed() == (1009, "too_large")
 
 
+def test_fragments_take_tokens_too(observed: Observed) -> None:
+    """Else a client could send 100,000 frames a second."""
+    text = b'{"type":"ping"}'
+    message = masked(TEXT, text, fin=False) + masked(0, fin=False) * 1022 + masked(0)
+    with Raw(observed) as client:
+        connected(observed, client)
+        client.send(message * 2)
+        client.next("pong")
+        client.next("pong")
+        client.send(message * 8)
+        assert client.closed() == (4429, "rate_limited")
+
+
 @pytest.mark.parametrize(
     ("first", "flood", "close"),
     [

@@ -161,6 +161,13 @@ def test_a_beginning_needs_its_continuation(opcode: int) -> None:
     assert refused(frame(TEXT, b"x", final=False) + frame(opcode, b"x"))[0] == 1002
 
 
+@pytest.mark.parametrize(("head", "size"), [(126, 0), (126, 125), (127, 0), (127, 126), (127, 32768)])
+def test_a_length_is_written_in_as_few_bytes_as_it_can_be(head: int, size: int) -> None:
+    """RFC 6455 §5.2."""
+    data = bytes((0x81, 0x80 | head)) + size.to_bytes(2 if head == 126 else 8) + b"\0\0\0\0"
+    assert refused(data)[0] == 1002
+
+
 def test_a_message_of_more_than_32_kib() -> None:
     assert refused(frame(BINARY, b"x" * (MAX_CLIENT_FRAME + 1))) == (1009, "too_large")
 

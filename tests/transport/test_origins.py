@@ -40,6 +40,9 @@ HOST = "notify.example:8000"
         ("http://notify.example:99999", HOST, False),
         ("http://[::1", HOST, False),
         ("http://notify.example:8000", "notify.example:x", False),
+        ("http://evil.example", "[::1", False),
+        ("http://notify.example:8000", "notify.example:8000/x", False),
+        ("http://notify.example:8000", "x@notify.example:8000", False),
         ("http://a:8000, http://notify.example:8000", HOST, False),
     ],
 )

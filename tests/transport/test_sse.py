@@ -170,19 +170,24 @@ async def test_an_ack_of_what_was_never_sent_is_ignored_and_counted(server: Serv
         assert shown(server, me)["pending"] == 1
 
 
-async def test_an_ack_between_two_streams_counts(server: Server) -> None:
+async def test_an_ack_without_a_connection_settles_nothing_that_is_not_settled(server: Server) -> None:
+    """Nobody knows what was written. What was comes again, and is acknowledged then."""
     me = "sse-between"
     first, second = send(server, me, 2)
+    assert acknowledge(server, me, {"seq": 2**53 - 1}).body == {"seq": 2**53 - 1, "settled": False}
+    assert shown(server, me)["pending"] == 2, "what nobody has seen"
     async with EventStream(server, me) as stream:
         await stream.notifications(2)
+        assert (await asyncio.to_thread(acknowledge, server, me, {"seq": first})).body["settled"]
     await until(lambda: not shown(server, me)["connected"])
+    before = server.metrics()["notifier_acks_ignored_total"]
     assert acknowledge(server, me, {"seq": first}).body == {"seq": first, "settled": True}
+    assert acknowledge(server, me, {"seq": second}).body == {"seq": second, "settled": False}
+    assert server.metrics()["notifier_acks_ignored_total"] == before + 1
     assert shown(server, me)["pending"] == 1
-    assert acknowledge(server, me, {"seq": 2**53 - 1}).body == {"seq": second, "settled": True}
-    (seq,) = send(server, me)
-    assert shown(server, me)["pending"] == 1, "no ack holds for mail that came later"
-    async with EventStream(server, me) as stream:
-        assert (await stream.next("notification")).id == str(seq)
+    async with EventStream(server, me, last_event_id=second) as stream:
+        await stream.next("welcome")
+        assert shown(server, me)["pending"] == 0
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,14 @@ async def test_acks_that_are_none(server: Server, body: bytes, status: int) -> N
     assert acknowledge(server, "sse-bad-ack", body).status == status
 
 
+async def test_an_encoded_ack_is_refused(server: Server) -> None:
+    answer = acknowledge(server, "sse-bad-ack", {"seq": 1}, headers={"Content-Encoding": "gzip"})
+    assert (answer.status, answer.body["code"]) == (415, "unsupported_encoding")
+
+
 async def test_acks_need_a_token(server: Server) -> None:
+    large = b'{"seq":1' + b" " * 2000 + b"}"
+    assert request(server, "POST", "/events/ack", large, key=None).status == 401, "before anything about the body"
     me = "sse-token"
     assert request(server, "POST", "/events/ack", {"seq": 1}, key=None).body["code"] == "token_missing"
     assert acknowledge(server, me, {"seq": 1}, token="x.y.z").body["code"] == "token_invalid"

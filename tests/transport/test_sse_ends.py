@@ -233,6 +233,31 @@ async def test_a_token_in_a_query_is_in_no_log(tmp_path: Path) -> None:
 
 
 LISTED = ["https://app.example", "https://one.apps.example", "HTTPS://APP.EXAMPLE:443"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "size", "status"),
+    [
+        ("POST", "/events", 0, 405),
+        ("GET", "/events/ack", 0, 405),
+        ("POST", "/events/ack", 2_000, 413),
+        ("POST", "/events/ack", 500_000, 413),
+        ("GET", "/events", 1, 413),
+        ("GET", "/events", 500_000, 413),
+    ],
+)
+async def test_cors_for_what_is_refused_before_all_else(
+    server: Server, method: str, path: str, size: int, status: int
+) -> None:
+    headers = {"Origin": LISTED[0], "Authorization": f"Bearer {server.token('sse-cors')}"}
+    answer = request(server, method, path, b"x" * size, key=None, headers=headers)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (status, LISTED[0])
+    assert answer.headers["vary"] == "origin"
+    foreign = request(server, method, path, b"x" * size, key=None, headers=headers | {"Origin": "https://evil.example"})
+    assert foreign.status in (status, 403)
+    assert "access-control-allow-origin" not in foreign.headers
+
+
 FOREIGN = ["https://app.example.evil", "https://apps.example", "http://app.example", "https://a.b.apps.example", "null"]
 
 

@@ -69,3 +69,11 @@ async def test_two_tokens_that_differ_are_a_mistake(server: Server) -> None:
     path = f"/events?access_token={server.token('sse-two', ttl=60)}"
     async with EventStream(server, "sse-two", path=path) as stream:
         assert stream.status == 400
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://evil.example"}])
+async def test_a_host_that_is_none_is_a_mistake(server: Server, headers: dict[str, str]) -> None:
+    before = refused(server, "bad_handshake")
+    async with EventStream(server, "sse-host", headers=headers | {"Host": "[::1"}) as stream:
+        assert stream.status == 400
+    assert refused(server, "bad_handshake") == before + 1
