@@ -72,7 +72,7 @@ class Ledger(Engine):
         item.seq = self._last_seq = seq = max(self._last_seq + 1, now_us)
         box.put(seq, item.expires_ms, size, RECEIPT if draft.receipt else 0, draft.collapse_key)
         self._pending += 1
-        self._expiries.add(client_id, item.expires_ms, item.accepted_ms)
+        self._expiries.add(client_id, box, item.expires_ms, item.accepted_ms)
         return None
 
     def _make_room(self, item: Append, box: Mailbox, size: int) -> NotifierError | None:
@@ -176,6 +176,14 @@ class Ledger(Engine):
         if seqs:
             self._end(client_id, box, "expired", seqs, None)
 
+    def _look(self, client_id: str, box: Mailbox, now_ms: int) -> None:
+        """Its bucket was due at `now_ms`."""
+        self._expire(client_id, box, now_ms)
+        if box.due <= now_ms:  # else it was given another bucket meanwhile
+            box.due = 0
+            if box:  # what is being settled stays past its time
+                self._expiries.add(client_id, box, max(box.soonest(), now_ms), now_ms)
+
     def _end(
         self,
         client_id: str,
@@ -214,6 +222,7 @@ class Ledger(Engine):
         emptied, self._emptied = self._emptied, set()
         for client_id in emptied:
             if (box := self._boxes.get(client_id)) is not None and not len(box):
+                self._expiries.forget(client_id, box)
                 del self._boxes[client_id]
 
     def _box(self, client_id: str) -> Mailbox:

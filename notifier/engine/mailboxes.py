@@ -35,7 +35,7 @@ class Mailbox:
     second, and goes with the last.
     """
 
-    __slots__ = ("_cells", "_expires_ms", "_mark", "_seq", "acking", "keys", "receipts", "size")
+    __slots__ = ("_cells", "_expires_ms", "_mark", "_seq", "acking", "due", "keys", "receipts", "size")
 
     def __init__(self) -> None:
         self._seq = 0
@@ -48,6 +48,8 @@ class Mailbox:
         """Some entry may have asked for a receipt."""
         self.acking = 0
         """Everything up to here is being settled by a commit under way: nothing else may end it."""
+        self.due = 0
+        """When `Expiries` has it looked at (unix ms), 0 if not at all."""
         self.keys: dict[str, list[int]] | None = None
 
     def __len__(self) -> int:
@@ -166,6 +168,10 @@ class Mailbox:
             cells[at] for at in range(0, len(cells), _STRIDE) if cells[at + 1] <= now_ms and cells[at] > self.acking
         ]
 
+    def soonest(self) -> int:
+        """When the first of these (one or more) entries expires, unix ms."""
+        return self._expires_ms if self._cells is None else min(self._cells[1::_STRIDE])
+
     def oldest(self, count: int) -> list[int]:
         """The oldest entries that nothing is settling yet: at most `count`, which is 1 or more."""
         cells = self._cells
@@ -256,7 +262,11 @@ class Mailbox:
 
 
 class Expiries:
-    """Which mailboxes to look at when: coarse buckets, so that a million notifications cost no million timers."""
+    """Which mailboxes to look at when: coarse buckets, so that a million notifications cost no million timers.
+
+    A mailbox stands in one bucket, `Mailbox.due`, until that is due or the mailbox is forgotten: what this holds is
+    bounded by the mailboxes that there are, not by what has passed through them.
+    """
 
     FINE_MS = 1_000
     COARSE_MS = 60_000
@@ -267,13 +277,33 @@ class Expiries:
         self._last_bucket: set[str] = set()
         """The bucket that was added to last, in which the next will nearly always be, too."""
 
-    def add(self, client_id: str, expires_ms: int, now_ms: int) -> None:
-        """Look at this mailbox soon after `expires_ms`: within a second if that is near, else within a minute."""
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    def add(self, client_id: str, box: Mailbox, expires_ms: int, now_ms: int) -> None:
+        """Look at this mailbox soon after `expires_ms`: within a second if that is near, else within a minute. Not if
+        it is looked at before that anyway: whoever does it adds it again, for what is left."""
+        if 0 < box.due <= expires_ms:
+            return
         grain = self.FINE_MS if expires_ms - now_ms <= 120_000 else self.COARSE_MS
         due = (expires_ms // grain + 1) * grain
+        if box.due:
+            if box.due <= due:
+                return
+            self.forget(client_id, box)
         if due != self._last:
             self._last, self._last_bucket = due, self._buckets.setdefault(due, set())
         self._last_bucket.add(client_id)
+        box.due = due
+
+    def forget(self, client_id: str, box: Mailbox) -> None:
+        """There is nothing to look at any more."""
+        bucket = self._buckets.get(box.due)
+        if bucket is not None:
+            bucket.discard(client_id)
+            if not bucket and box.due != self._last:
+                del self._buckets[box.due]
+        box.due = 0
 
     def due(self, now_ms: int) -> list[str]:
         """The mailboxes whose time has come, each told once."""

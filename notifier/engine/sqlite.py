@@ -99,8 +99,9 @@ class SQLiteEngine(MailboxEngine):
         self._committed = self._last_seq
         now_ms = self._clock.now_ms()
         for seq, client_id, expires_ms, size, flags, key in mail:
-            self._box(client_id).put(seq, expires_ms, size, flags, key)
-            self._expiries.add(client_id, expires_ms, now_ms)
+            box = self._box(client_id)
+            box.put(seq, expires_ms, size, flags, key)
+            self._expiries.add(client_id, box, expires_ms, now_ms)
             self._pending += 1
         self._store.clear_log()
         self._revoked = dict(revoked)
@@ -144,11 +145,11 @@ class SQLiteEngine(MailboxEngine):
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            due = self._expiries.due(self._clock.now_ms())
-            for at, client_id in enumerate(due):
+            now_ms = self._clock.now_ms()
+            for at, client_id in enumerate(self._expiries.due(now_ms)):
                 box = self._boxes.get(client_id)
                 if box is not None:
-                    self._expire(client_id, box)
+                    self._look(client_id, box, now_ms)
                 if at % SLICE == SLICE - 1:
                     await asyncio.sleep(0)
             self._forget_empty()

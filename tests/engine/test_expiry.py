@@ -1,0 +1,72 @@
+"""Mail past its time: found by the engine itself, whatever else happens to its mailbox."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.engine.world import Ended, World
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine looks more often than once a second."""
+    monkeypatch.setattr("notifier.engine.sqlite.TICK_S", 0.005)
+
+
+async def look(world: World, times: int = 2) -> None:
+    """Until the engine has looked for what is due, so often."""
+    looks = 0
+    due = world.engine._expiries.due
+    looked = asyncio.Event()
+
+    def counted(now_ms: int) -> list[str]:
+        nonlocal looks
+        looks += 1
+        if looks > times:  # those before are through
+            looked.set()
+        return due(now_ms)
+
+    world.engine._expiries.due = counted  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        await looked.wait()
+    world.engine._expiries.due = due  # type: ignore[method-assign]
+    await world.flush()
+
+
+async def test_each_ends_in_its_time_though_nobody_looks(world: World) -> None:
+    seqs = [await world.put(ttl=ttl) for ttl in (600, 10, 3600, 10)]
+    for seconds, gone in ((9, ()), (2, (seqs[1], seqs[3])), (650, (seqs[0],)), (3600, (seqs[2],))):
+        heard = len(world.heard(Ended))
+        world.clock.advance(seconds)
+        await look(world)
+        assert [seq for e in world.heard(Ended)[heard:] for seq in e.seqs] == list(gone)
+    assert world.engine.stats().pending == 0
+
+
+async def test_nothing_is_kept_of_mail_that_has_left(world: World) -> None:
+    """What finds the expired holds mailboxes, not all that ever passed through them for as long as that would have
+    lasted."""
+    for minute in range(20):
+        answers = [world.append(f"client-{n}", ttl=7 * 86_400) for n in range(20)]
+        seqs = [answer.seq for answer in await asyncio.gather(*answers)]
+        assert len(world.engine._expiries) == 20
+        await asyncio.gather(*(world.acknowledge(f"client-{n}", seq) for n, seq in enumerate(seqs)))
+        if minute % 2:
+            await look(world)  # and forgets what is empty
+        world.clock.advance(60)
+    await look(world)
+    assert len(world.engine._expiries) == 0
+    assert not world.engine._boxes
+
+
+async def test_what_was_there_at_the_start_expires(stored: World) -> None:
+    seqs = [await stored.put(ttl=ttl) for ttl in (3600, 10)]
+    await stored.reopen()
+    stored.clock.advance(11)
+    await look(stored)
+    assert [e.seqs for e in stored.heard(Ended)] == [(seqs[1],)]
+    stored.clock.advance(3700)
+    await look(stored)
+    assert [e.seqs for e in stored.heard(Ended)] == [(seqs[1],), (seqs[0],)]
