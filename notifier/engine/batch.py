@@ -164,8 +164,8 @@ class Batch:
         """What else goes into the transaction, in order."""
         self.dones: list[Callable[[NotifierError | None], None]] = []
         self.displaced: dict[str, set[int]] = {}
-        """client_id → what an append has put out of the index. It is pending until this commit, and stays so if the
-        commit fails, or if the append turns out to be a repeat."""
+        """client_id → what an append or a purge has put out of the index. It is pending until this commit, and stays so
+        if that fails, or if the append turns out to be a repeat."""
         self.reads: list[Wanted] = []
         self.asked: list[tuple[str, str]] = []
         """Ids that the publisher chose: they may have been accepted before."""
@@ -236,7 +236,7 @@ class Batch:
         """It has run: whose mail was to end with it, and may not have. Pages that were read in it have passed over
         that mail, and must be read again. (What has expired will end all the same.)"""
         if self.error is not None:
-            return self.displaced.keys() | {e.client_id for e in self.endings if e.reason != "expired"}
+            return set(self.displaced)
         return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
     def _rows(self) -> list[Any]:

@@ -94,7 +94,6 @@ class Ledger(Engine):
                 )
         if same:
             item.collapsed = self._ending(draft.client_id, box, "collapsed", same)
-            self._displace(draft.client_id, item.collapsed.cells)
         dropped: list[Cell] = []
         while self._drop_oldest:
             count, held = box.load()
@@ -201,6 +200,8 @@ class Ledger(Engine):
     def _ending(self, client_id: str, box: Mailbox, reason: EndReason, seqs: Sequence[int]) -> Ending:
         cells = box.take(seqs)
         self._pending -= len(cells)
+        if reason != "expired":  # which ends all the same
+            self._displace(client_id, cells)
         losses = self._lose(client_id, LOSSES[reason], len(cells)) if reason in LOSSES and cells else None
         return Ending(client_id, reason, cells, losses)
 
@@ -208,7 +209,7 @@ class Ledger(Engine):
         self._next.displaced.setdefault(client_id, set()).update(cell[0] for cell in cells)
 
     def _displaced(self, client_id: str) -> set[int]:
-        """What appends that are not committed yet have put out of the index: it is pending until they are."""
+        """What has been put out of the index for a commit that will end it: it is pending until then."""
         if not self._next.displaced and not self._leaving:
             return _NONE
         return self._next.displaced.get(client_id, _NONE) | self._leaving.get(client_id, _NONE)

@@ -128,7 +128,7 @@ class MailboxEngine(Ledger):
         losses = self._losses.get(client_id)
         return done(MailboxState(
             len(box) if box else 0, losses and Losses(dict(losses.totals), dict(losses.told)),
-            self._revoked.get(client_id), 0 if box else self._committed,
+            self._revoked.get(client_id), 0 if box or self._displaced(client_id) else self._committed,
         ))  # fmt: skip
 
     def read(

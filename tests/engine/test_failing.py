@@ -169,6 +169,51 @@ async def test_a_reader_sees_what_came_back(world: World, passing: Any) -> None:
     assert page.through < first or page.notifications
 
 
+async def test_who_comes_while_a_purge_fails_has_not_passed_over_what_it_leaves(world: World, passing: Any) -> None:
+    """Nothing has ended that may come back: `through` says so to a new session, `after` and `more` to one that reads."""
+    seq = await world.put()
+    fail(world, passing[0])
+    held = world.disk.hold()
+    purge = world.ask(world.engine.purge, "alice", None)
+    await world.until_busy()
+    state = await world.ask(world.engine.open, "alice")
+    held.set()
+    assert isinstance(await purge, passing[1])
+    assert state.through < seq
+    assert await world.pending(after=state.through) == [seq]
+
+
+async def test_a_page_that_a_failing_purge_overtakes_holds_what_that_leaves(world: World, passing: Any) -> None:
+    """The page is read in one commit, the purge waits for the next, and that fails."""
+    seqs = [await world.put() for _ in range(2)]
+    world.disk.errors = [None, passing[0]]
+    held = world.disk.hold()
+    page, blocker = world.ask(world.engine.read, "alice", 0, 10, 1000), world.append("bob")
+    await world.until_busy()
+    purge = world.ask(world.engine.purge, "alice", None)
+    held.set()
+    found = await page
+    await blocker
+    assert isinstance(await purge, passing[1])
+    assert [n.seq for n in found.notifications] == seqs or found.through < seqs[0]
+    assert await world.pending() == seqs
+
+
+async def test_purges_at_once_wait_for_each_other(world: World, passing: Any) -> None:
+    """What the first leaves after all is the second's."""
+    for _ in range(2):
+        await world.put()
+    fail(world, passing[0])
+    held = world.disk.hold()
+    first = world.ask(world.engine.purge, "alice", None)
+    await world.until_busy()
+    second = world.ask(world.engine.purge, "alice", None)
+    held.set()
+    assert isinstance(await first, passing[1])
+    assert await second == 2
+    assert await world.pending() == []
+
+
 async def test_a_wake_tells_of_what_came_back(world: World, passing: Any) -> None:
     """`after` is the seq before it in the mailbox: a session that has not seen that one must not pass over it."""
     first = await world.put()

@@ -200,6 +200,7 @@ class World:
         self.by_seq: dict[tuple[str, int], int] = {}
         self.totals_after: dict[tuple[int, str], dict[str, int]] = {}
         self.under_way: dict[tuple[str, str], Any] = {}
+        self.purging: list[str] = []
         self.waits: dict[tuple[str, int], list[Any]] = {}
         self.mails = 0
         self.covered: dict[str, int] = {"written": 0}
@@ -232,6 +233,7 @@ class World:
         assert isinstance(writer, StepWriter)
         writer.dead = True
         self.under_way.clear()
+        self.purging.clear()
         self._forget_connections()
         for task in (*self.node._tasks, *self.engine._tasks):
             assert task is not None
@@ -321,6 +323,8 @@ class World:
 
     def displacing(self, client_id: str) -> bool:
         """Something under way may put mail out of the index: a purge waits until that is certain."""
+        if client_id in self.purging:
+            return True
         mine = [mail for (c, _), (_, mail, _) in self.under_way.items() if c == client_id]
         return self.repeating(client_id) or any(mail.key or self.tight for mail in mine)
 
@@ -390,7 +394,10 @@ class World:
         operation = self.model.operation
         self.log.append(("purge", client_id, seq, expected))
 
+        self.purging.append(client_id)
+
         def done(count: Any) -> None:
+            self.purging.remove(client_id)
             self.judged(self.purged, count, expected)
             if count:  # that there is nothing is said at once
                 self.model.sure = max(self.model.sure, operation)
