@@ -170,7 +170,7 @@ async def test_a_reader_sees_what_came_back(world: World, passing: Any) -> None:
 
 
 async def test_who_comes_while_a_purge_fails_has_not_passed_over_what_it_leaves(world: World, passing: Any) -> None:
-    """Nothing has ended that may come back: `through` says so to a new session, `after` and `more` to one that reads."""
+    """Nothing has ended that may come back, and `through` says so."""
     seq = await world.put()
     fail(world, passing[0])
     held = world.disk.hold()
