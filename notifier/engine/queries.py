@@ -81,10 +81,11 @@ FORGET_LOSS: Final = "DELETE FROM loss WHERE client_id = ?1 AND reason = ?2"
 REVOKE: Final = "REPLACE INTO revocation VALUES (?1, ?2)"
 LIFT: Final = "DELETE FROM revocation WHERE client_id = ?1"
 
-# All that is kept of a client but its mail, which goes by DELETE, and a revocation.
+# All that is kept of a client but its mail, which goes by DELETE, and a revocation. What was accepted since is pending,
+# so its id still counts.
 ERASE: Final = (
-    "DELETE FROM dedup WHERE client_id = ?1",
-    "DELETE FROM receipt WHERE client_id = ?1",
+    "DELETE FROM dedup WHERE client_id = ?1 AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.seq = dedup.seq)",
+    "DELETE FROM receipt WHERE client_id = ?1 AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.seq = receipt.seq)",
     "DELETE FROM cursor WHERE client_id = ?1",
     "DELETE FROM loss WHERE client_id = ?1",
     "DELETE FROM damaged WHERE client_id = ?1",
