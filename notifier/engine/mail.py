@@ -364,7 +364,7 @@ class MailboxEngine(Ledger):
                 tell(done, error)
             if self._error is None:
                 self.acknowledge(settling.client_id, settling.seq, settling.acked_by)
-        self._next.steps = batch.steps + self._next.steps
+        self._next.steps = [step for step in batch.steps if step[0] not in queries.ORDERS] + self._next.steps
         if isinstance(error, StorageFull):
             self._low_disk = True
         if isinstance(error, FatalEngineError):

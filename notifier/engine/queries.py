@@ -91,6 +91,9 @@ ERASE: Final = (
     "DELETE FROM damaged WHERE client_id = ?1",
 )
 
+# What operators ask for. Who gets an error is not obeyed later: these do not go into another commit.
+ORDERS: Final = frozenset((REVOKE, LIFT, *ERASE))
+
 # Set a damaged record aside; DELETE follows.
 SET_ASIDE: Final = "INSERT OR IGNORE INTO damaged SELECT seq, client_id, id, ?2, data FROM mail WHERE seq = ?1"
 

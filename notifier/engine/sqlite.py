@@ -288,11 +288,22 @@ class SQLiteEngine(MailboxEngine):
     def _erase(self, client_id: str, done: Callable[[NotifierError | None], None], purged: int | NotifierError) -> None:
         if isinstance(purged, NotifierError):
             return tell(done, purged)
-        self._losses.pop(client_id, None)
+        losses = self._losses.pop(client_id, None)
         self._cursors.pop(client_id, None)
         self._next.steps += [(sql, (client_id,)) for sql in queries.ERASE]
-        self._next.dones.append(done)
+        self._next.dones.append(partial(self._tell_erased, client_id, losses, done))
         return self._kick()
+
+    def _tell_erased(
+        self,
+        client_id: str,
+        losses: Losses | None,
+        done: Callable[[NotifierError | None], None],
+        error: NotifierError | None,
+    ) -> None:
+        if error is not None and losses is not None:
+            self._losses.setdefault(client_id, losses)  # they are still to be told
+        tell(done, error)
 
     def revoke(self, client_id: str, at_s: float | None, done: Callable[[NotifierError | None], None]) -> None:
         """See Engine.revoke."""

@@ -234,6 +234,41 @@ async def test_a_revocation_that_failed_does_not_hold(world: World, passing: Any
     assert (await world.ask(world.engine.open, "alice")).revoked_s is None
 
 
+async def test_what_an_operator_was_told_has_failed_does_not_happen_later(stored: World, passing: Any) -> None:
+    """Neither with the next commit nor at the next start."""
+    await stored.ask(stored.engine.revoke, "bob", 2.0)
+    acked = await stored.put("carol", "a", receipt=True)
+    await stored.acknowledge("carol", acked)
+    for method, *args in (
+        (stored.engine.revoke, "alice", 1.0),
+        (stored.engine.revoke, "bob", None),
+        (stored.engine.erase, "carol"),
+    ):
+        fail(stored, passing[0])
+        assert isinstance(await stored.ask(method, *args), passing[1])
+    await stored.flush()
+    await stored.put("zoe") if passing[1] is EngineUnavailable else await retry(stored)
+    for again in (False, True):
+        if again:
+            await stored.reopen()
+        assert (await stored.ask(stored.engine.open, "alice")).revoked_s is None
+        assert (await stored.ask(stored.engine.open, "bob")).revoked_s == 2.0
+        assert len(await stored.ask(stored.engine.receipts, "a", "carol")) == 1
+        assert isinstance(await stored.append("carol", "a", receipt=True), Duplicate)
+
+
+async def test_losses_are_told_though_an_erasure_has_failed(stored: World, passing: Any) -> None:
+    seq = await stored.put()
+    await stored.ask(stored.engine.purge, "alice", seq)
+    fail(stored, passing[0])
+    assert isinstance(await stored.ask(stored.engine.erase, "alice"), passing[1])
+    for again in (False, True):
+        if again:
+            await stored.reopen()
+        state = await stored.ask(stored.engine.open, "alice")
+        assert state.losses.untold() == {"purged": 1}
+
+
 @pytest.mark.limits(mailbox_limit=1)
 async def test_a_refusal_stays_a_refusal(world: World, passing: Any) -> None:
     await world.put()
