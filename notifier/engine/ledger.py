@@ -135,8 +135,12 @@ class Ledger(Engine):
 
     def _restore(self, ending: Ending) -> None:
         """The commit that was to end them has failed."""
-        self._box(ending.client_id).restore(ending.cells)
+        box, now_ms = self._box(ending.client_id), self._clock.now_ms()
+        box.restore(ending.cells)
         self._pending += len(ending.cells)
+        if ending.cells:  # whoever found them expired does not look again
+            soonest = min(cell[1] for cell in ending.cells)
+            self._expiries.add(ending.client_id, box, max(soonest, now_ms), now_ms)
         if ending.reason in LOSSES:
             self._lose(ending.client_id, LOSSES[ending.reason], -len(ending.cells))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import apsw
 import pytest
 
 from tests.engine.world import Ended, World
@@ -59,6 +60,30 @@ async def test_nothing_is_kept_of_mail_that_has_left(world: World) -> None:
     await look(world)
     assert len(world.engine._expiries) == 0
     assert not world.engine._boxes
+
+
+@pytest.mark.parametrize("found", ["by the engine", "by a session"])
+async def test_what_could_not_be_ended_is_looked_at_again(world: World, found: str) -> None:
+    """The commit that was to end it has failed, and nobody else looks at its mailbox."""
+    seq = await world.put(ttl=10)
+    later = await world.put(ttl=3600)
+    gone = await world.put("bob", ttl=10)
+    world.clock.advance(11)
+    world.disk.errors = [apsw.BusyError("locked")]
+    if found == "by a session":
+        await world.ask(world.engine.open, "alice")
+        await world.ask(world.engine.open, "bob")
+    await look(world)
+    assert world.errors.errors == ["commit"]
+    for _ in range(2):  # within a second: it is past its time
+        world.clock.advance(1)
+        await look(world)
+    assert [e.seqs for e in world.heard(Ended)] == [(seq,)]
+    assert [e.seqs for e in world.heard(Ended, "bob")] == [(gone,)]
+    assert world.engine.stats().pending == 1
+    world.clock.advance(3700)
+    await look(world)
+    assert [e.seqs for e in world.heard(Ended)] == [(seq,), (later,)]
 
 
 async def test_what_was_there_at_the_start_expires(stored: World) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 
 from notifier.auth.tokens import Identity
@@ -30,7 +31,7 @@ from notifier.engine.base import (
     Target,
 )
 from notifier.engine.sqlite import SQLiteEngine
-from notifier.errors import IdConflict, MailboxFull
+from notifier.errors import EngineUnavailable, IdConflict, MailboxFull
 from notifier.hub import Hub
 from notifier.metrics import Metrics
 from notifier.node import Node
@@ -200,6 +201,7 @@ class World:
         self.by_seq: dict[tuple[str, int], int] = {}
         self.totals_after: dict[tuple[int, str], dict[str, int]] = {}
         self.under_way: dict[tuple[str, str], Any] = {}
+        self.failing = False
         self.purging: list[str] = []
         self.waits: dict[tuple[str, int], list[Any]] = {}
         self.mails = 0
@@ -309,9 +311,11 @@ class World:
         def done(outcome: Any) -> None:
             assert self.engine._writer is writer, "an answer from beyond"
             self.under_way.pop((client_id, mail.id), None)
+            if self.failing:
+                return self.judged(self.refused, expected, outcome)
             if expected[0] != "full":  # which is said at once
                 self.model.sure = max(self.model.sure, operation)
-            self.judged(self.answered, expected, mail, outcome)
+            return self.judged(self.answered, expected, mail, outcome)
 
         draft = Draft(client_id, mail.id, data, ttl, None, key, receipt, not id)
         self.node.publish(draft, done, self.clock.now_us())
@@ -398,9 +402,12 @@ class World:
 
         def done(count: Any) -> None:
             self.purging.remove(client_id)
+            if self.failing:
+                return self.judged(self.refused, ("accepted" if expected else "nothing", None), count)
             self.judged(self.purged, count, expected)
             if count:  # that there is nothing is said at once
                 self.model.sure = max(self.model.sure, operation)
+            return None
 
         self.engine.purge(client_id, seq, done)
 
@@ -429,6 +436,57 @@ class World:
             connection.pump()
 
         self.node.admit(identity, opened)
+
+    async def fail(self, steps: list[Callable[[], None]], seconds: float) -> None:
+        """These steps, while no commit succeeds; whoever waits for one is told so, and nothing has happened. Then time
+        passes, and what expires cannot be ended yet."""
+        await self.quiesce()
+        self.log.append(("fail", seconds))
+        mark, store, before = self.model.operation, self.engine._store, list(self.connections)
+        store.commit = self._refuse  # type: ignore[method-assign]
+        self.failing = True
+        for step in steps:
+            step()
+            for _ in range(self.rng.choice((0, 0, 1, 2, 3))):
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.15)
+        assert not self.under_way
+        assert not self.purging
+        while self.model.operation > mark:
+            assert self.model.rewind()
+        self.failing = False
+        if seconds:
+            await self.expire(seconds, 1.2)  # the engine looks once a second
+        del store.commit  # type: ignore[attr-defined]
+        if seconds:
+            await self.expire(60, 2.4)
+            assert self.engine.stats().pending == sum(map(len, self.model.pending.values())), "expired, and not found"
+        await self.quiesce()
+        for connection in [c for c in self.connections if c not in before]:
+            box = self.model.pending.get(connection.session.client_id, ())
+            seqs = {self.model.seqs[m.number] for m in box}
+            if not connection.session.paused and connection.session.inflight < self.window:
+                assert seqs <= connection.written, "a session passed over what came back"
+            connection.end((1006, ""))  # it may have been told of a loss that was none
+
+    async def expire(self, seconds: float, looks_s: float) -> None:
+        """Time passes; nobody but the engine itself looks for what has expired."""
+        self.clock.advance(seconds)
+        self.model.expire(self.clock.now_ms())
+        for client_id in CLIENTS:
+            self.note_totals(client_id)
+        await asyncio.sleep(looks_s)
+
+    @staticmethod
+    def _refuse(*_: Any) -> None:
+        raise apsw.BusyError("locked")
+
+    def refused(self, expected: Any, outcome: Any) -> None:
+        """While no commit succeeds: failed, or said at once, or looked up. (What would have made room has not.)"""
+        kinds = {"duplicate": Duplicate, "conflict": IdConflict, "nothing": int}
+        allowed = (EngineUnavailable, MailboxFull, kinds.get(expected[0], EngineUnavailable))
+        assert isinstance(outcome, allowed), (expected, outcome)
+        self.covered["failed"] = self.covered.get("failed", 0) + 1
 
     async def advance(self, seconds: float) -> None:
         """Time passes, and all that has expired is found."""
