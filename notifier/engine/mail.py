@@ -24,6 +24,7 @@ from notifier.engine.base import (
     Outcome,
 )  # fmt: skip
 from notifier.engine.batch import Append, Batch, Ending, Settling, conflict, repeat
+from notifier.engine.ledger import UNDECIDED
 from notifier.engine.mailboxes import LIVE, WRITTEN
 from notifier.engine.observer import Observer, tell
 from notifier.engine.reading import Reading
@@ -64,8 +65,10 @@ class MailboxEngine(Reading):
                 first.followers = [*(first.followers or ()), item]
                 return None
             self._under_way[item.key] = item
-        refusal = self._place(item, now_us)
+        refusal = self._place(item, now_us) if draft.client_id not in self._parked else UNDECIDED
         if refusal is not None:
+            if refusal is UNDECIDED:
+                return self._park(item)
             if draft.fresh_id:
                 return done(refusal)
             item.refusal = refusal  # a repeat is answered even so, hence look first
@@ -157,6 +160,8 @@ class MailboxEngine(Reading):
         self._busy, self._leaving = False, {}
         if batch.error is not None:
             self._failed(batch, batch.error)
+            if self._parked:
+                self._unpark(batch.parked, batch.known)
         else:
             known = batch.known
             if known:
@@ -164,10 +169,15 @@ class MailboxEngine(Reading):
                     if item.key in known:
                         self._withdraw(item)
             self._committed = max(self._committed, batch.last)
+            if self._parked:
+                self._unpark(batch.parked, known)
             if self._next.urgent or self._reads:
                 self._flush()
             for item in batch.appends:
                 self._appended(item, known.get(item.key) if known else None)
+            for item in batch.parked:
+                if item.key in known:
+                    self._appended(item, known[item.key])
             now_us = self._clock.now_us()
             for settling in batch.settlings.values():
                 self._settled(settling, now_us)
@@ -276,7 +286,10 @@ class MailboxEngine(Reading):
         for item in reversed(batch.appends):
             self._withdraw(item)
             self._under_way.pop(item.key, None)
-        for item in batch.appends:
+        for item in batch.parked:
+            item.refusal = error
+            self._under_way.pop(item.key, None)
+        for item in (*batch.appends, *batch.parked):
             for waiting in (item, *(item.followers or ())):
                 tell(waiting.done, waiting.refusal or error)
         for ending in batch.endings:
@@ -297,7 +310,11 @@ class MailboxEngine(Reading):
 
     def _stop_for_good(self, error: NotifierError) -> None:
         batch, self._next = self._next, Batch()
-        if batch.appends or batch.endings or batch.dones or batch.settlings:
+        parked, self._parked = self._parked, {}
+        for item in (item for items in parked.values() for item in items if item.refusal is None):
+            if item.certain:
+                batch.parked.append(item)
+        if batch.appends or batch.parked or batch.endings or batch.dones or batch.settlings:
             self._failed(batch, error)
             return
         reads, self._reads = self._reads, []

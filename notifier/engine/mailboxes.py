@@ -28,6 +28,11 @@ Cell: TypeAlias = tuple[int, int, int, str | None]
 """A removed entry: seq, expiry, size and flags, collapse_key."""
 
 
+def size_of(cell: Cell) -> int:
+    """Bytes of a removed entry."""
+    return cell[2] >> _SHIFT
+
+
 class Mailbox:
     """One client's pending mail, oldest first: seq, expiry (unix ms), size (bytes) and flags of each.
 
@@ -35,7 +40,7 @@ class Mailbox:
     second, and goes with the last.
     """
 
-    __slots__ = ("_cells", "_expires_ms", "_mark", "_seq", "acking", "due", "keys", "receipts", "size")
+    __slots__ = ("_cells", "_expires_ms", "_mark", "_seq", "acking", "asked", "due", "keys", "receipts", "size")
 
     def __init__(self) -> None:
         self._seq = 0
@@ -48,6 +53,8 @@ class Mailbox:
         """Some entry may have asked for a receipt."""
         self.acking = 0
         """Everything up to here is being settled by a commit under way: nothing else may end it."""
+        self.asked = 0
+        """The highest seq of an entry that may turn out to be a repeat; those that are committed have not."""
         self.due = 0
         """When `Expiries` has it looked at (unix ms), 0 if not at all."""
         self.keys: dict[str, list[int]] | None = None

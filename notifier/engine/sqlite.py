@@ -115,16 +115,22 @@ class SQLiteEngine(MailboxEngine):
         for task in self._tasks:
             task.cancel()
         self._note_cursors(list(self._cursors))
-        if self._error is None:
-            flushed = self._loop.create_future()
-            self._next.dones.append(lambda _: None if flushed.done() else flushed.set_result(None))
-            self._kick()
-            await flushed  # the last turn: what was queued before it has been committed with it
+        left = True
+        while left and self._error is None:
+            left = bool(self._parked)  # goes with the next turn
+            await self._flushed()
         failed = isinstance(self._error, FatalEngineError)
         self._error = EngineUnavailable("The engine has stopped.")
         await self._on_thread(lambda: self._store.close(checkpoint=not failed))
         self._writer.stop()
         self._lock.release()
+
+    async def _flushed(self) -> None:
+        """One more turn: what was queued before it has been committed with it."""
+        flushed = self._loop.create_future()
+        self._next.dones.append(lambda _: None if flushed.done() else flushed.set_result(None))
+        self._kick()
+        await flushed
 
     async def _on_thread(self, job: Callable[[], Any]) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()

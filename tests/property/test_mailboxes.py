@@ -129,7 +129,7 @@ def publish(world: World, rng: random.Random, client_id: str) -> None:
         data, ttl, key = known.content
         size = len(data) - 2 if rng.random() < 0.8 else len(data) - 1
         world.publish(client_id, id=known.id, size=size, ttl=ttl, key=key, receipt=known.receipt)
-    elif not (world.tight and world.repeating(client_id)):
+    else:
         key = rng.choice((None, None, "k", "l"))
         id = f"id-{world.mails}" if rng.random() < 0.7 else ""
         world.publish(client_id, id=id, size=rng.randrange(20), ttl=rng.choice((5, 60, 600)), key=key, receipt=True)

@@ -201,6 +201,7 @@ class World:
         self.by_seq: dict[tuple[str, int], int] = {}
         self.totals_after: dict[tuple[int, str], dict[str, int]] = {}
         self.under_way: dict[tuple[str, str], Any] = {}
+        self.parked: set[tuple[str, str]] = set()
         self.failing = False
         self.purging: list[str] = []
         self.waits: dict[tuple[str, int], list[Any]] = {}
@@ -230,11 +231,14 @@ class World:
 
     async def crash(self) -> None:
         """The process is gone; what it had committed is in the file."""
+        if self.parked:
+            await self.quiesce()  # what came later may be in the file, what was parked is not: no order to rewind
         self.log.append(("crash",))
         writer = self.engine._writer
         assert isinstance(writer, StepWriter)
         writer.dead = True
         self.under_way.clear()
+        self.parked.clear()
         self.purging.clear()
         self._forget_connections()
         for task in (*self.node._tasks, *self.engine._tasks):
@@ -295,15 +299,12 @@ class World:
         else:
             (kind, known), other, _ = first
             content = other.content if known is None else known.content
-            expected = (
-                ("conflict", known)
-                if content != mail.content
-                else ("duplicate", known)
-                if kind == "accepted"
-                else (kind if kind != "conflict" else "duplicate", known)
-            )
-            if kind == "conflict" and other.content == mail.content:
+            if kind == "full":  # nothing was accepted that it could differ from
+                expected = ("full", None)
+            elif content != mail.content or (kind == "conflict" and other.content == mail.content):
                 expected = ("conflict", known)
+            else:
+                expected = ("duplicate", known)
         operation = self.model.operation
         writer = self.engine._writer
         self.log.append(("publish", client_id, mail.id, key, ttl, expected[0]))
@@ -311,6 +312,7 @@ class World:
         def done(outcome: Any) -> None:
             assert self.engine._writer is writer, "an answer from beyond"
             self.under_way.pop((client_id, mail.id), None)
+            self.parked.discard((client_id, mail.id))
             if self.failing:
                 return self.judged(self.refused, expected, outcome)
             if expected[0] != "full":  # which is said at once
@@ -319,11 +321,17 @@ class World:
 
         draft = Draft(client_id, mail.id, data, ttl, None, key, receipt, not id)
         self.node.publish(draft, done, self.clock.now_us())
+        if client_id in self.engine._parked:
+            self.parked.add((client_id, mail.id))
+            self.covered["parked"] = self.covered.get("parked", 0) + 1
 
     def repeating(self, client_id: str) -> bool:
-        """A repeat is being looked up. Until then it stands in the index as if it were new: a purge of the same moment
-        misses what it displaces, a full mailbox is full with it."""
-        return any(c == client_id and expected[0] != "accepted" for (c, _), (expected, *_) in self.under_way.items())
+        """A repeat is being looked up. Until then it stands in the index as if it were new, and a purge of the same
+        moment misses what it displaces. Or whether there is room is not decided yet: an acknowledgement of the same
+        moment makes some."""
+        return any(c == client_id for c, _ in self.parked) or any(
+            c == client_id and expected[0] != "accepted" for (c, _), (expected, *_) in self.under_way.items()
+        )
 
     def displacing(self, client_id: str) -> bool:
         """Something under way may put mail out of the index: a purge waits until that is certain."""
@@ -336,8 +344,6 @@ class World:
         """Whether a publisher may know its id, and it is certain what the answer will be."""
         if mail.id.startswith("made") and mail.number not in self.model.seqs:
             return False
-        if self.tight and (self.model.drop_oldest or any(c == mail.client_id for c, _ in self.under_way)):
-            return False  # see `repeating`
         how = self.model.state.get(mail.number)
         return how is None or mail.until_ms > self.clock.now_ms() or how[2] <= self.model.sure
 
