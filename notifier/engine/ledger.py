@@ -153,8 +153,8 @@ class Ledger(Engine):
                 item.refusal = refusal
                 self._next.appends.append(item)
 
-    def _withdraw(self, item: Append) -> None:
-        """Undo `_place`: this draft was not stored."""
+    def _withdraw(self, item: Append, batch: Batch) -> None:
+        """Undo `_place`: this draft, of `batch`, was not stored."""
         if not item.seq:
             return
         client_id = item.draft.client_id
@@ -163,7 +163,7 @@ class Ledger(Engine):
             box.asked = box.before(item.seq)
         taken = box.take([item.seq])
         if not taken:
-            self._hand_down(item)
+            self._hand_down(item, batch)
         for ending in (item.collapsed, item.dropped):
             if ending is not None:
                 self._restore(ending)
@@ -172,14 +172,17 @@ class Ledger(Engine):
         self._pending -= len(taken)
         self._tidy(client_id, box)
 
-    def _hand_down(self, item: Append) -> None:
-        """Something that waits for the next commit has displaced it, or has found it expired."""
+    def _hand_down(self, item: Append, batch: Batch) -> None:
+        """Something that waits for the next commit has displaced it, or has found it expired; or that was so while it
+        waited for its own."""
         if any(later.inherit(item) for later in self._next.appends):
             return
-        for ending in self._next.endings:
+        for ending in (*batch.endings, *self._next.endings):
             if item.seq in ending.seqs:
                 ending.replace(item.seq, [])
                 self._lose(ending.client_id, LOSSES[ending.reason], -1)
+                if ending.losses is not None:
+                    ending.losses.totals[LOSSES[ending.reason]] -= 1
 
     def _restore(self, ending: Ending) -> None:
         """The commit that was to end them has failed."""
@@ -211,6 +214,8 @@ class Ledger(Engine):
             # A total starts above every earlier one of this client: a session may still hold that.
             losses.totals[reason] = losses.told[reason] = max(self._last_seq, self._highest_total)
         losses.totals[reason] += count
+        if count < 0:  # told though it was not durable, it may be lost once more
+            losses.told[reason] = min(losses.told[reason], losses.totals[reason])
         self._note_loss(client_id, losses, reason)
         return Losses(dict(losses.totals), dict(losses.told))
 

@@ -167,7 +167,7 @@ class MailboxEngine(Reading):
             if known:
                 for item in batch.appends:
                     if item.key in known:
-                        self._withdraw(item)
+                        self._withdraw(item, batch)
             self._committed = max(self._committed, batch.last)
             if self._parked:
                 self._unpark(batch.parked, known)
@@ -270,6 +270,8 @@ class MailboxEngine(Reading):
 
     def _ended(self, ending: Ending) -> None:
         """An end is durable: tell the nodes."""
+        if not ending.seqs:
+            return  # those that were to end were never stored
         box = self._boxes.get(ending.client_id)
         if box is not None:
             self._tidy(ending.client_id, box)
@@ -284,7 +286,7 @@ class MailboxEngine(Reading):
         if isinstance(error, FatalEngineError):
             self._error = error
         for item in reversed(batch.appends):
-            self._withdraw(item)
+            self._withdraw(item, batch)
             self._under_way.pop(item.key, None)
         for item in batch.parked:
             item.refusal = error

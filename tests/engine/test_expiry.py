@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import apsw
 import pytest
 
-from tests.engine.world import Ended, World
+from notifier.engine.base import Duplicate
+from notifier.errors import EngineUnavailable
+from tests.engine.world import Ended, Wake, World
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +87,59 @@ async def test_what_could_not_be_ended_is_looked_at_again(world: World, found: s
     world.clock.advance(3700)
     await look(world)
     assert [e.seqs for e in world.heard(Ended)] == [(seq,), (later,)]
+
+
+async def expire_before_it_is_committed(world: World, id: str) -> asyncio.Future[Any]:
+    """The answer to a publish of 1 s that waited longer for the disk. What comes with it is told as well."""
+    held = world.disk.hold()
+    blocker = world.append("bob")
+    await world.until_busy()
+    answer = world.append(id=id, ttl=1)
+    world.clock.advance(2)
+    await world.ask(world.engine.open, "alice")
+    held.set()
+    await blocker
+    return answer
+
+
+async def test_what_expires_before_its_own_commit_ends_with_it(stored: World) -> None:
+    seq = (await (await expire_before_it_is_committed(stored, "a"))).seq
+    await stored.flush()
+    assert [e.seqs for e in stored.heard(Ended)] == [(seq,)]
+    assert not stored.heard(Wake)
+    assert (await stored.append(id="a", ttl=1)).state == "expired"
+
+
+async def test_what_expires_before_its_own_commit_fails_leaves_nothing(stored: World) -> None:
+    """Neither an entry of the index that no record stands behind, nor a loss."""
+    seq = await stored.put(ttl=1)
+    stored.disk.errors = [None, apsw.BusyError("locked")]
+    assert isinstance(await (await expire_before_it_is_committed(stored, "a")), EngineUnavailable)
+    await look(stored)
+    stored.clock.advance(1)
+    await look(stored)
+    assert stored.engine.stats().pending == 1, "bob's"
+    assert [(e.seqs, e.untold) for e in stored.heard(Ended)] == [((seq,), {"expired": 1})]
+    assert len(await stored.pending("bob")) == 1
+    await stored.reopen()
+    state = await stored.ask(stored.engine.open, "alice")
+    assert state.losses.untold() == {"expired": 1}
+
+
+async def test_a_repeat_that_expires_before_it_is_looked_up_is_no_loss(stored: World) -> None:
+    seq = await stored.put(id="a", ttl=1)
+    await stored.pass_time(2, "alice")
+    assert isinstance(await (await expire_before_it_is_committed(stored, "a")), Duplicate)
+    await stored.flush()
+    assert [(e.seqs, e.untold) for e in stored.heard(Ended)] == [((seq,), {"expired": 1})]
+    for again in (False, True):
+        if again:
+            await stored.reopen()
+        state = await stored.ask(stored.engine.open, "alice")
+        assert state.losses.untold() == {"expired": 1}
+    later = await stored.put(ttl=1)
+    await stored.pass_time(2, "alice")
+    assert [(e.seqs, e.untold) for e in stored.heard(Ended)] == [((later,), {"expired": 2})]
 
 
 async def test_what_was_there_at_the_start_expires(stored: World) -> None:
