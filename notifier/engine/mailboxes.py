@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import chain
 from struct import Struct
 from typing import Final, TypeAlias
 
@@ -22,6 +23,8 @@ WRITTEN: Final = 4
 """Flag: a carrier has written it at least once."""
 _SHIFT: Final = 3
 _STRIDE: Final = 3
+FEW: Final = 8
+"""Entries that are moved one by one, in time that grows with those that stay; more are moved in one go."""
 _pack: Final = Struct(f"{_STRIDE}q").pack
 
 Cell: TypeAlias = tuple[int, int, int, str | None]
@@ -218,6 +221,8 @@ class Mailbox:
             return self._take_alone(seqs, count)
         if not self.keys and count and cells[: count * _STRIDE : _STRIDE].tolist() == seqs:
             taken = self._take_front(cells, count)  # a cumulative acknowledgement, nearly always
+        elif count > FEW:
+            taken = self._take_many(cells, sorted(seqs))
         else:
             taken = []
             for seq in seqs:
@@ -226,7 +231,7 @@ class Mailbox:
                     taken.append((seq, cells[at + 1], cells[at + 2], self._forget_key(seq)))
                     self.size -= cells[at + 2] >> _SHIFT
                     del cells[at : at + _STRIDE]
-        if not cells:
+        if not self._cells:
             self._cells = None
         return taken
 
@@ -243,6 +248,24 @@ class Mailbox:
         del cells[: count * _STRIDE]
         return taken
 
+    def _take_many(self, cells: array[int], seqs: list[int]) -> list[Cell]:
+        """`seqs` in increasing order. What stays is copied once."""
+        names = self._forget_keys(seqs)
+        taken: list[Cell] = []
+        kept: array[int] = array("q")
+        done = 0
+        for seq in seqs:
+            at = done if done < len(cells) and cells[done] == seq else self._place(cells, seq)
+            if at < done:
+                continue
+            taken.append((seq, cells[at + 1], cells[at + 2], names.get(seq)))
+            self.size -= cells[at + 2] >> _SHIFT
+            if at > done:
+                kept += cells[done:at]
+            done = at + _STRIDE
+        self._cells = kept + cells[done:]
+        return taken
+
     def _forget_key(self, seq: int) -> str | None:
         if not self.keys:
             return None
@@ -254,18 +277,43 @@ class Mailbox:
                 return key
         return None
 
+    def _forget_keys(self, seqs: list[int]) -> dict[int, str]:
+        """seq → collapse_key, of those that have one."""
+        if not self.keys:
+            return {}
+        gone = set(seqs)
+        names: dict[int, str] = {}
+        keys: dict[str, list[int]] = {}
+        for key, held in self.keys.items():
+            left = [seq for seq in held if seq not in gone]
+            names.update((seq, key) for seq in held if seq in gone)
+            if left:
+                keys[key] = left
+        self.keys = keys
+        return names
+
     def restore(self, taken: Sequence[Cell]) -> None:
         """Put entries back that a failed commit did not remove after all."""
+        if len(taken) > FEW:
+            rows = [(seq, expires_ms, mark) for seq, expires_ms, mark, _ in taken]
+            if self:
+                cells = self._spread()
+                rows += zip(cells[::_STRIDE], cells[1::_STRIDE], cells[2::_STRIDE], strict=True)
+            self._seq = 0
+            self._cells = array("q", chain.from_iterable(sorted(rows)))
         for seq, expires_ms, mark, key in taken:
-            cells = self._spread()
-            at = self._find(cells, seq) * _STRIDE if cells else 0
-            cells[at:at] = array("q", (seq, expires_ms, mark))
+            if len(taken) <= FEW:
+                cells = self._spread()
+                at = self._find(cells, seq) * _STRIDE if cells else 0
+                cells[at:at] = array("q", (seq, expires_ms, mark))
             self.size += mark >> _SHIFT
             if mark & RECEIPT:
                 self.receipts = True
             if key is not None:
                 self.keys = self.keys or {}
-                self.keys.setdefault(key, []).append(seq)
+                held = self.keys.setdefault(key, [])
+                held.append(seq)
+                held.sort()
 
 
 class Expiries:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
-from notifier.engine.mailboxes import Expiries, Mailbox
+import pytest
+
+from notifier.engine.mailboxes import Cell, Expiries, Mailbox
 
 NOW = 1_700_000_000_000
 
@@ -71,3 +73,66 @@ def test_mailboxes_are_found_soon_after_their_time_whatever_the_order() -> None:
 def test_the_soonest() -> None:
     assert box_with(NOW + 5).soonest() == NOW + 5
     assert box_with(NOW + 7, NOW + 5, NOW + 6).soonest() == NOW + 5
+
+
+# -- what leaves, and what comes back ---------------------------------------------------------------------------------
+
+
+def contents(box: Mailbox) -> dict[int, tuple[int, int, str | None]]:
+    """seq → expiry, size, collapse_key; without asking for anything to be taken."""
+    names = {seq: key for key, held in (box.keys or {}).items() for seq in held}
+    assert all(held == sorted(held) and held for held in (box.keys or {}).values())
+    cells = [] if not box else box._spread().tolist()
+    return {cells[i]: (cells[i + 1], cells[i + 2] >> 3, names.get(cells[i])) for i in range(0, len(cells), 3)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_may_leave_and_come_back(seed: int) -> None:
+    """Few or many, from the front or from anywhere, with keys or without; also those that are not there."""
+    rng = random.Random(seed)
+    box, model, seq = Mailbox(), dict[int, tuple[int, int, str | None]](), 0
+    out: list[list[Cell]] = []
+    keys = [None] if seed % 4 == 0 else [None, "k", "l", *map(str, range(50))]
+    for _ in range(200):
+        for _ in range(rng.choice((0, 1, 5, 40))):
+            seq += rng.randrange(1, 3)
+            model[seq] = (NOW + rng.randrange(1000), rng.randrange(100), rng.choice(keys))
+            box.put(seq, model[seq][0], model[seq][1], 0, model[seq][2])
+        held = sorted(model)
+        chosen = [held[: rng.randrange(len(held) + 1)], rng.sample(held, rng.randrange(len(held) + 1)), [seq + 1]]
+        some = rng.choice(chosen)[: rng.choice((1, 3, 100, 1000))]
+        if rng.random() < 0.8:
+            taken = box.take(sorted(some))
+            assert {cell[0]: (cell[1], cell[2] >> 3, cell[3]) for cell in taken} == {
+                s: model.pop(s) for s in some if s in model
+            }
+            out.append(taken)
+        elif out:
+            back = out.pop(rng.randrange(len(out)))
+            box.restore(back)
+            model |= {cell[0]: (cell[1], cell[2] >> 3, cell[3]) for cell in back}
+        assert len(box) == len(model)
+        assert (box.first, box.last) == (min(model, default=0), max(model, default=0))
+        assert box.size == sum(size for _, size, _ in model.values())
+        if rng.random() < 0.5:
+            assert contents(box) == model
+
+
+@pytest.mark.parametrize("which", ["all", "the front", "every other"])
+def test_many_keys_are_not_gone_through_for_each_that_leaves(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the rest moved for each: it would hold up the loop for seconds."""
+    box = Mailbox()
+    for seq in range(1, 2_001):
+        box.put(seq, NOW, 10, 0, f"key-{seq}")
+    seqs = {"all": box.upto(2_000), "the front": box.upto(1_500), "every other": box.upto(2_000)[::2]}[which]
+
+    def one_by_one(*_: object) -> str:
+        raise AssertionError("one by one")
+
+    monkeypatch.setattr(Mailbox, "_forget_key", one_by_one)
+    taken = box.take(seqs)
+    assert [(cell[0], cell[3]) for cell in taken] == [(seq, f"key-{seq}") for seq in seqs]
+    assert len(box) == 2_000 - len(seqs)
+    monkeypatch.setattr(Mailbox, "_find", one_by_one)
+    box.restore(taken)
+    assert (len(box), len(box.keys or ())) == (2_000, 2_000)
