@@ -124,8 +124,8 @@ class MailboxEngine(Reading):
         if self._lazy is not None:
             self._lazy.cancel()
             self._lazy = None
-        if self._busy:
-            return
+        if self._busy or self._error is not None:
+            return  # after a fail-stop nothing more goes to the disk: it may hold what nobody was told of
         batch, self._next = self._next, Batch()
         for settling in batch.settlings.values():
             box = self._boxes.get(settling.client_id)

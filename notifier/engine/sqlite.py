@@ -149,7 +149,7 @@ class SQLiteEngine(MailboxEngine):
     # -- upkeep -------------------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        while True:
+        while self._error is None:
             await asyncio.sleep(TICK_S)
             now_ms = self._clock.now_ms()
             for at, client_id in enumerate(self._expiries.due(now_ms)):
@@ -166,7 +166,7 @@ class SQLiteEngine(MailboxEngine):
 
     async def _tidy_up(self) -> None:
         """What may take its time, in slices: notifications wait for the same thread."""
-        while True:
+        while self._error is None:
             await asyncio.sleep(TICK_S)
             # Clients that stand together stand in the same pages, hence sorted.
             for _ in range(0, len(self._cursors), SLICE):
@@ -198,6 +198,8 @@ class SQLiteEngine(MailboxEngine):
             return
         now_ms = self._clock.now_ms()
         for _ in range(0, 2_000 + 4 * self._swept_appends(), SLICE):
+            if self._error is not None:
+                return
             job = partial(self._store.sweep, self._sweep_from, SLICE, now_ms, now_ms - LOSS_KEPT_MS)
             try:
                 self._sweep_from = await self._on_thread(job)
@@ -268,6 +270,8 @@ class SQLiteEngine(MailboxEngine):
 
     def purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
         """See Engine.purge."""
+        if self._error is not None:
+            return done(self._error)
         if self._displaced(client_id):
             # What was put out of the index may come back with the next commit.
             self._next.dones.append(lambda error: tell(done, error) if error else self._purge(client_id, seq, done))

@@ -335,6 +335,31 @@ async def test_a_disk_that_failed_a_write_is_not_trusted_any_more(stored: World,
     assert isinstance(await stored.append("alice", "a"), Appended)
 
 
+async def test_nothing_goes_to_a_disk_that_has_failed(stored: World) -> None:
+    """Neither what expires then, nor cursors, nor what upkeep forgets."""
+    await stored.put("bob", ttl=2)
+    await stored.acknowledge("carol", await stored.put("carol"))
+    page = stored.ask(stored.engine.read, "bob", 0, 10, 1000)
+    stored.clock.advance(10)
+    fail(stored, apsw.IOError("disk I/O error"))
+    assert isinstance(await stored.append(), EngineUnavailable)
+    await page
+    written: list[str] = []
+    for name in ("commit", "sweep"):
+        setattr(stored.disk, name, lambda *_, name=name: written.append(name))
+    stored.engine.acknowledge("alice", 0, "client")
+    stored.engine._note_cursors(["carol"])
+    stored.engine._expire("bob", stored.engine._box("bob"))
+    stored.engine._kick()
+    await stored.until_busy()
+    assert await stored.ask(stored.engine.backup, str(stored.path) + "-copy") is None, "all jobs before it have run"
+    assert written == []
+    for task in stored.engine._tasks:
+        async with asyncio.timeout(10):
+            await task  # upkeep has an end, too
+    assert written == []
+
+
 async def test_reads_of_a_failing_disk_are_told(stored: World) -> None:
     await stored.put()
 
