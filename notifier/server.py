@@ -7,6 +7,8 @@ close every WebSocket in one tick before the lifespan hears of it, so draining i
              the listener closes; requests that have begun get 5 s
              the engine is flushed; exit 0
     again    exit at once: everything answered is durable anyway
+
+When the engine has failed for good the listener closes at once, and the process ends with 1, after 15 s at the latest.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ it again at once: only a request that has run out makes it wait for the writer t
 COLLECT_AFTER = 20_000
 """Net allocations before the youngest generation is collected: what a notification allocates is freed by counting."""
 GRACE_S = 5.0
+"""What requests that have begun get once the listener is closed."""
 HARD_S = 10.0
+"""What the end may take beyond what it is given, before the process ends without it."""
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
 
 
@@ -89,6 +93,8 @@ class Server(uvicorn.Server):
         await self._exit.wait()
 
     def _fail(self) -> None:
+        # A disk that hangs keeps the engine's thread for ever, and a process that serves nobody must make room.
+        asyncio.get_running_loop().call_later(GRACE_S + HARD_S, self._give_up)
         self.failed = True
         self.should_exit = True
 
@@ -115,7 +121,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _give_up(self) -> None:
-        _log.error("drain_took_too_long")
+        _log.error("end_took_too_long")
         os._exit(1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

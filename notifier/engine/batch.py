@@ -31,7 +31,7 @@ class Append:
     """A draft on its way: `seq` is 0 where it was refused already, and only its id has to be looked up."""
 
     __slots__ = (
-        "accepted_ms", "collapsed", "done", "draft", "dropped", "expires_ms", "followers", "overcount",
+        "accepted_ms", "certain", "collapsed", "done", "draft", "dropped", "expires_ms", "followers", "overcount",
         "refusal", "seq",
     )  # fmt: skip
 
@@ -41,6 +41,8 @@ class Append:
         self.accepted_ms = accepted_ms
         self.expires_ms = accepted_ms + draft.ttl * 1000
         self.seq = 0
+        self.certain = draft.fresh_id
+        """It cannot be a repeat: this server made its id, or the id was looked up."""
         self.refusal: NotifierError | None = None
         self.followers: list[Append] | None = None
         """Repeats of its id that came while it was on its way."""
@@ -140,19 +142,31 @@ class Wanted:
         self.seqs: list[int] = []
 
 
+class Displaced:
+    """What was put out of the index of one mailbox: seqs, and bytes altogether."""
+
+    __slots__ = ("seqs", "size")
+
+    def __init__(self) -> None:
+        self.seqs: set[int] = set()
+        self.size = 0
+
+
 class Batch:
     """What one turn of the writer does: look ids up, commit, read."""
 
     def __init__(self) -> None:
         self.appends: list[Append] = []
+        self.parked: list[Append] = []
+        """Whose ids are looked up before anything is done with them; see Ledger._park."""
         self.settlings: dict[str, Settling] = {}
         self.endings: list[Ending] = []
         self.steps: list[Step] = []
         """What else goes into the transaction, in order."""
         self.dones: list[Callable[[NotifierError | None], None]] = []
-        self.displaced: dict[str, set[int]] = {}
-        """client_id → what an append has put out of the index. It is pending until this commit, and stays so if the
-        commit fails, or if the append turns out to be a repeat."""
+        self.displaced: dict[str, Displaced] = {}
+        """client_id → what an append or a purge has put out of the index. It is pending until this commit, and stays so
+        if that fails, or if the append turns out to be a repeat."""
         self.reads: list[Wanted] = []
         self.asked: list[tuple[str, str]] = []
         """Ids that the publisher chose: they may have been accepted before."""
@@ -176,13 +190,19 @@ class Batch:
     def urgent(self) -> bool:
         """Whether anybody waits for it; acknowledgements that nobody asked to have confirmed can wait themselves."""
         return bool(
-            self.appends or self.endings or self.dones or any(settling.dones for settling in self.settlings.values())
+            self.appends
+            or self.parked
+            or self.endings
+            or self.dones
+            or any(settling.dones for settling in self.settlings.values())
         )
 
     def close(self) -> None:
         """Nothing comes in any more. Whatever can be made ready on the loop is, so that the writer's thread does not
         have to wait for Python's lock in the middle of its work."""
-        self.asked = [item.key for item in self.appends if not item.draft.fresh_id]
+        self.asked = [item.key for item in self.appends if not item.certain]
+        if self.parked:
+            self.asked += [item.key for item in self.parked]
         if not self.asked:
             self.rows = self._rows()
 
@@ -249,7 +269,7 @@ class Batch:
         """It has run: whose mail was to end with it, and may not have. Pages that were read in it have passed over
         that mail, and must be read again. (What has expired will end all the same.)"""
         if self.error is not None:
-            return self.displaced.keys() | {e.client_id for e in self.endings if e.reason != "expired"}
+            return set(self.displaced)
         return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
     def _rows(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The mailboxes of the embedded engine: append, acknowledge, read, and the turn of the writer that makes them durable.
+"""The mailboxes of the embedded engine: append, acknowledge, and the turn of the writer that makes them durable.
 
 While a commit runs, callers queue up in `_next`; the following commit takes all of them (group commit). Answers and
 wakes wait for the commit. Acknowledgements ride on the next commit, alone they wait up to 20 ms.
@@ -19,44 +19,35 @@ from notifier.engine.base import (
     Draft,
     EngineOptions,
     Listener,
-    Losses,
     LossReason,
-    MailboxState,
-    Notification,
     Outcome,
-    Page,
 )  # fmt: skip
-from notifier.engine.batch import Append, Batch, Ending, Settling, Wanted
-from notifier.engine.ledger import Ledger
+from notifier.engine.batch import Append, Batch, Ending, Settling
+from notifier.engine.ledger import UNDECIDED
 from notifier.engine.mailboxes import LIVE, WRITTEN
 from notifier.engine.observer import Observer, tell
+from notifier.engine.reading import Reading
 from notifier.engine.writer import FatalEngineError, Known, Store, Writer, translate
-from notifier.errors import EngineUnavailable, NotifierError, StorageFull
+from notifier.errors import NotifierError, StorageFull
 
 LAZY_S: Final = 0.02
 """How long an acknowledgement waits for company."""
 ENOUGH: Final = 384
 """Drafts with which a turn is begun at once, not at the end of the tick: the disk works while others still come in."""
-READ_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of mail that one turn reads, over all mailboxes: what a thousand clients that come back hold in memory."""
 
 
-class MailboxEngine(Ledger):
+class MailboxEngine(Reading):
     """The part of `SQLiteEngine` that every notification passes."""
 
     def __init__(self, path: str, clock: Clock, observer: Observer, options: EngineOptions) -> None:
-        super().__init__(clock, options)
-        self._observer = observer
+        super().__init__(clock, observer, options)
         self._store = Store(path, options.durability, options.dedup_s)
         self._listeners: list[Listener] = []
-        self._sent: dict[int, list[int]] = {}
         self._under_way: dict[tuple[str, str], Append] = {}
-        self._reads: list[Wanted] = []
         self._appends_since_sweep = 0
         self._busy = False
         self._scheduled = False
         self._lazy: asyncio.TimerHandle | None = None
-        self._error: NotifierError | None = EngineUnavailable("The engine has not started.")
         self._loop: asyncio.AbstractEventLoop
         self._writer: Writer
 
@@ -73,8 +64,10 @@ class MailboxEngine(Ledger):
                 first.followers = [*(first.followers or ()), item]
                 return None
             self._under_way[item.key] = item
-        refusal = self._place(item, now_us)
+        refusal = self._place(item, now_us) if draft.client_id not in self._parked else UNDECIDED
         if refusal is not None:
+            if refusal is UNDECIDED:
+                return self._park(item)
             if draft.fresh_id:
                 return done(refusal)
             item.refusal = refusal  # a repeat is answered even so, hence look first
@@ -117,36 +110,6 @@ class MailboxEngine(Ledger):
         elif not self._busy and not self._scheduled and self._lazy is None:
             self._lazy = self._loop.call_later(LAZY_S, self._flush)
 
-    def open(self, client_id: str, done: Callable[[MailboxState | NotifierError], None]) -> None:
-        """See Engine.open. Answers at once."""
-        if self._error is not None:
-            return done(self._error)
-        box = self._boxes.get(client_id)
-        if box is not None:
-            self._expire(client_id, box)
-        losses = self._losses.get(client_id)
-        return done(MailboxState(
-            len(box) if box else 0, losses and Losses(dict(losses.totals), dict(losses.told)),
-            self._revoked.get(client_id), 0 if box else self._committed,
-        ))  # fmt: skip
-
-    def read(
-        self, client_id: str, after: int, count: int, size: int, done: Callable[[Page | NotifierError], None]
-    ) -> None:
-        """See Engine.read."""
-        if self._error is not None:
-            return done(self._error)
-        self._reads.append(Wanted(client_id, after, count, size, done))
-        self._kick()
-        return None
-
-    def written(self, notification: Notification) -> bool:
-        """See Engine.written."""
-        if notification.receipt:
-            self._sent.setdefault(notification.seq, [self._clock.now_ms(), 0])[1] += 1
-        box = self._boxes.get(notification.client_id)
-        return box is not None and box.mark(notification.seq, WRITTEN)
-
     # -- one turn of the writer ---------------------------------------------------------------------------------------
 
     def _kick(self) -> None:
@@ -160,8 +123,8 @@ class MailboxEngine(Ledger):
         if self._lazy is not None:
             self._lazy.cancel()
             self._lazy = None
-        if self._busy:
-            return
+        if self._busy or self._error is not None:
+            return  # after a fail-stop nothing more goes to the disk: it may hold what nobody was told of
         batch, self._next = self._next, Batch()
         for settling in batch.settlings.values():
             box = self._boxes.get(settling.client_id)
@@ -187,20 +150,6 @@ class MailboxEngine(Ledger):
             batch.error = batch.read_error = result  # it did not even run
         self._finish(batch)
 
-    def _take_reads(self, batch: Batch) -> None:
-        size, now_ms = READ_BYTES, self._clock.now_ms()
-        for at, wanted in enumerate(self._reads):
-            if size <= 0:
-                self._reads = self._reads[at:]
-                return
-            box = self._boxes.get(wanted.client_id)
-            if box is not None:
-                self._expire(wanted.client_id, box, now_ms)
-                wanted.seqs = box.after(wanted.after, self._committed, wanted.count, wanted.size)
-                size -= sum(map(box.size_of, wanted.seqs))
-            batch.reads.append(wanted)
-        self._reads = []
-
     def _finish(self, batch: Batch) -> None:
         """A turn has ended. What the commit holds is final now: tell everybody, in the order of the batch.
 
@@ -210,17 +159,24 @@ class MailboxEngine(Ledger):
         self._busy, self._leaving = False, {}
         if batch.error is not None:
             self._failed(batch, batch.error)
+            if self._parked:
+                self._unpark(batch.parked, batch.known)
         else:
             known = batch.known
             if known:
                 for item in batch.appends:
                     if item.key in known:
-                        self._withdraw(item)
+                        self._withdraw(item, batch)
             self._committed = max(self._committed, batch.last)
+            if self._parked:
+                self._unpark(batch.parked, known)
             if self._next.urgent or self._reads:
                 self._flush()
             for item in batch.appends:
                 self._appended(batch, item, known.get(item.key) if known else None)
+            for item in batch.parked:
+                if item.key in known:
+                    self._appended(batch, item, known[item.key])
             now_us = self._clock.now_us()
             for settling in batch.settlings.values():
                 self._settled(settling, now_us)
@@ -309,29 +265,10 @@ class MailboxEngine(Ledger):
             for done in settling.dones:
                 tell(done, None)
 
-    def _hand_over(self, wanted: Wanted, batch: Batch) -> None:
-        if batch.read_error is not None:
-            self._observer.engine_error("read")
-            return tell(wanted.done, batch.read_error)
-        box = self._boxes.get(wanted.client_id)
-        now_ms = self._clock.now_ms()
-        if box is not None:  # what the page leaves out ends now: an ack of what is behind it would settle it otherwise
-            self._expire(wanted.client_id, box, now_ms)
-        # Pending until the next commit, if that really ends it: a page that passed over it would be the last to do so.
-        leaving = self._displaced(wanted.client_id)
-        mail = [
-            found
-            for seq in wanted.seqs
-            if (found := batch.found.get(seq)) and found.expires_ms > now_ms
-            and ((box is not None and seq in box) or seq in leaving)
-        ]  # fmt: skip
-        through = wanted.seqs[-1] if wanted.seqs else wanted.after
-        more = box is not None and bool(box.after(through, self._committed, 1, 1))
-        more = more or any(through < seq <= self._committed for seq in leaving)
-        return tell(wanted.done, Page(mail, through if more else max(through, self._committed), more))
-
     def _ended(self, ending: Ending) -> None:
         """An end is durable: tell the nodes."""
+        if not ending.seqs:
+            return  # those that were to end were never stored
         box = self._boxes.get(ending.client_id)
         if box is not None:
             self._tidy(ending.client_id, box)
@@ -346,9 +283,12 @@ class MailboxEngine(Ledger):
         if isinstance(error, FatalEngineError):
             self._error = error
         for item in reversed(batch.appends):
-            self._withdraw(item)
+            self._withdraw(item, batch)
             self._under_way.pop(item.key, None)
-        for item in batch.appends:
+        for item in batch.parked:
+            item.refusal = error
+            self._under_way.pop(item.key, None)
+        for item in (*batch.appends, *batch.parked):
             for waiting in (item, *(item.followers or ())):
                 tell(waiting.done, waiting.refusal or error)
         for ending in batch.endings:
@@ -361,7 +301,7 @@ class MailboxEngine(Ledger):
                 tell(done, error)
             if self._error is None:
                 self.acknowledge(settling.client_id, settling.seq, settling.acked_by)
-        self._next.steps = batch.steps + self._next.steps
+        self._next.steps = [step for step in batch.steps if step[0] not in queries.ORDERS] + self._next.steps
         if isinstance(error, StorageFull):
             self._low_disk = True
         if isinstance(error, FatalEngineError):
@@ -369,7 +309,11 @@ class MailboxEngine(Ledger):
 
     def _stop_for_good(self, error: NotifierError) -> None:
         batch, self._next = self._next, Batch()
-        if batch.appends or batch.endings or batch.dones or batch.settlings:
+        parked, self._parked = self._parked, {}
+        for item in (item for items in parked.values() for item in items if item.refusal is None):
+            if item.certain:
+                batch.parked.append(item)
+        if batch.appends or batch.parked or batch.endings or batch.dones or batch.settlings:
             self._failed(batch, error)
             return
         reads, self._reads = self._reads, []
@@ -377,17 +321,3 @@ class MailboxEngine(Ledger):
             tell(wanted.done, error)
         for listener in self._listeners:
             listener.failed(error)
-
-    def _set_aside(self, batch: Batch) -> None:
-        """Damaged records are kept for an operator. They are never delivered, so they are lost, and that is told."""
-        now_ms = self._clock.now_ms()
-        damaged = set(batch.damaged)
-        for wanted in batch.reads:
-            bad = [seq for seq in wanted.seqs if seq in damaged]
-            box = self._boxes.get(wanted.client_id)
-            if bad and box is not None:
-                ending = self._ending(wanted.client_id, box, "purged", bad)
-                ending.first = [(queries.SET_ASIDE, (seq, now_ms)) for seq in ending.seqs]
-                self._next.endings.append(ending)
-        for _ in damaged:
-            self._observer.engine_error("damaged_record")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import chain
 from struct import Struct
 from typing import Final, TypeAlias
 
@@ -22,10 +23,17 @@ WRITTEN: Final = 4
 """Flag: a carrier has written it at least once."""
 _SHIFT: Final = 3
 _STRIDE: Final = 3
+FEW: Final = 8
+"""Entries that are moved one by one, in time that grows with those that stay; more are moved in one go."""
 _pack: Final = Struct(f"{_STRIDE}q").pack
 
 Cell: TypeAlias = tuple[int, int, int, str | None]
 """A removed entry: seq, expiry, size and flags, collapse_key."""
+
+
+def size_of(cell: Cell) -> int:
+    """Bytes of a removed entry."""
+    return cell[2] >> _SHIFT
 
 
 class Mailbox:
@@ -35,7 +43,7 @@ class Mailbox:
     second, and goes with the last.
     """
 
-    __slots__ = ("_cells", "_expires_ms", "_mark", "_seq", "acking", "keys", "receipts", "size")
+    __slots__ = ("_cells", "_expires_ms", "_mark", "_seq", "acking", "asked", "due", "keys", "receipts", "size")
 
     def __init__(self) -> None:
         self._seq = 0
@@ -48,6 +56,10 @@ class Mailbox:
         """Some entry may have asked for a receipt."""
         self.acking = 0
         """Everything up to here is being settled by a commit under way: nothing else may end it."""
+        self.asked = 0
+        """The highest seq of an entry that may turn out to be a repeat; those that are committed have not."""
+        self.due = 0
+        """When `Expiries` has it looked at (unix ms), 0 if not at all."""
         self.keys: dict[str, list[int]] | None = None
 
     def __len__(self) -> int:
@@ -166,6 +178,10 @@ class Mailbox:
             cells[at] for at in range(0, len(cells), _STRIDE) if cells[at + 1] <= now_ms and cells[at] > self.acking
         ]
 
+    def soonest(self) -> int:
+        """When the first of these (one or more) entries expires, unix ms."""
+        return self._expires_ms if self._cells is None else min(self._cells[1::_STRIDE])
+
     def oldest(self, count: int) -> list[int]:
         """The oldest entries that nothing is settling yet: at most `count`, which is 1 or more."""
         cells = self._cells
@@ -205,6 +221,8 @@ class Mailbox:
             return self._take_alone(seqs, count)
         if not self.keys and count and cells[: count * _STRIDE : _STRIDE].tolist() == seqs:
             taken = self._take_front(cells, count)  # a cumulative acknowledgement, nearly always
+        elif count > FEW:
+            taken = self._take_many(cells, sorted(seqs))
         else:
             taken = []
             for seq in seqs:
@@ -213,7 +231,7 @@ class Mailbox:
                     taken.append((seq, cells[at + 1], cells[at + 2], self._forget_key(seq)))
                     self.size -= cells[at + 2] >> _SHIFT
                     del cells[at : at + _STRIDE]
-        if not cells:
+        if not self._cells:
             self._cells = None
         return taken
 
@@ -230,6 +248,24 @@ class Mailbox:
         del cells[: count * _STRIDE]
         return taken
 
+    def _take_many(self, cells: array[int], seqs: list[int]) -> list[Cell]:
+        """`seqs` in increasing order. What stays is copied once."""
+        names = self._forget_keys(seqs)
+        taken: list[Cell] = []
+        kept: array[int] = array("q")
+        done = 0
+        for seq in seqs:
+            at = done if done < len(cells) and cells[done] == seq else self._place(cells, seq)
+            if at < done:
+                continue
+            taken.append((seq, cells[at + 1], cells[at + 2], names.get(seq)))
+            self.size -= cells[at + 2] >> _SHIFT
+            if at > done:
+                kept += cells[done:at]
+            done = at + _STRIDE
+        self._cells = kept + cells[done:]
+        return taken
+
     def _forget_key(self, seq: int) -> str | None:
         if not self.keys:
             return None
@@ -241,22 +277,51 @@ class Mailbox:
                 return key
         return None
 
+    def _forget_keys(self, seqs: list[int]) -> dict[int, str]:
+        """seq → collapse_key, of those that have one."""
+        if not self.keys:
+            return {}
+        gone = set(seqs)
+        names: dict[int, str] = {}
+        keys: dict[str, list[int]] = {}
+        for key, held in self.keys.items():
+            left = [seq for seq in held if seq not in gone]
+            names.update((seq, key) for seq in held if seq in gone)
+            if left:
+                keys[key] = left
+        self.keys = keys
+        return names
+
     def restore(self, taken: Sequence[Cell]) -> None:
         """Put entries back that a failed commit did not remove after all."""
+        if len(taken) > FEW:
+            rows = [(seq, expires_ms, mark) for seq, expires_ms, mark, _ in taken]
+            if self:
+                cells = self._spread()
+                rows += zip(cells[::_STRIDE], cells[1::_STRIDE], cells[2::_STRIDE], strict=True)
+            self._seq = 0
+            self._cells = array("q", chain.from_iterable(sorted(rows)))
         for seq, expires_ms, mark, key in taken:
-            cells = self._spread()
-            at = self._find(cells, seq) * _STRIDE if cells else 0
-            cells[at:at] = array("q", (seq, expires_ms, mark))
+            if len(taken) <= FEW:
+                cells = self._spread()
+                at = self._find(cells, seq) * _STRIDE if cells else 0
+                cells[at:at] = array("q", (seq, expires_ms, mark))
             self.size += mark >> _SHIFT
             if mark & RECEIPT:
                 self.receipts = True
             if key is not None:
                 self.keys = self.keys or {}
-                self.keys.setdefault(key, []).append(seq)
+                held = self.keys.setdefault(key, [])
+                held.append(seq)
+                held.sort()
 
 
 class Expiries:
-    """Which mailboxes to look at when: coarse buckets, so that a million notifications cost no million timers."""
+    """Which mailboxes to look at when: coarse buckets, so that a million notifications cost no million timers.
+
+    A mailbox stands in one bucket, `Mailbox.due`, until that is due or the mailbox is forgotten: what this holds is
+    bounded by the mailboxes that there are, not by what has passed through them.
+    """
 
     FINE_MS = 1_000
     COARSE_MS = 60_000
@@ -267,13 +332,33 @@ class Expiries:
         self._last_bucket: set[str] = set()
         """The bucket that was added to last, in which the next will nearly always be, too."""
 
-    def add(self, client_id: str, expires_ms: int, now_ms: int) -> None:
-        """Look at this mailbox soon after `expires_ms`: within a second if that is near, else within a minute."""
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    def add(self, client_id: str, box: Mailbox, expires_ms: int, now_ms: int) -> None:
+        """Look at this mailbox soon after `expires_ms`: within a second if that is near, else within a minute. Not if
+        it is looked at before that anyway: whoever does it adds it again, for what is left."""
+        if 0 < box.due <= expires_ms:
+            return
         grain = self.FINE_MS if expires_ms - now_ms <= 120_000 else self.COARSE_MS
         due = (expires_ms // grain + 1) * grain
+        if box.due:
+            if box.due <= due:
+                return
+            self.forget(client_id, box)
         if due != self._last:
             self._last, self._last_bucket = due, self._buckets.setdefault(due, set())
         self._last_bucket.add(client_id)
+        box.due = due
+
+    def forget(self, client_id: str, box: Mailbox) -> None:
+        """There is nothing to look at any more."""
+        bucket = self._buckets.get(box.due)
+        if bucket is not None:
+            bucket.discard(client_id)
+            if not bucket and box.due != self._last:
+                del self._buckets[box.due]
+        box.due = 0
 
     def due(self, now_ms: int) -> list[str]:
         """The mailboxes whose time has come, each told once."""

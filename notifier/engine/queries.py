@@ -81,14 +81,18 @@ FORGET_LOSS: Final = "DELETE FROM loss WHERE client_id = ?1 AND reason = ?2"
 REVOKE: Final = "REPLACE INTO revocation VALUES (?1, ?2)"
 LIFT: Final = "DELETE FROM revocation WHERE client_id = ?1"
 
-# All that is kept of a client but its mail, which goes by DELETE, and a revocation.
+# All that is kept of a client but its mail, which goes by DELETE, and a revocation. What was accepted since is pending,
+# so its id still counts.
 ERASE: Final = (
-    "DELETE FROM dedup WHERE client_id = ?1",
-    "DELETE FROM receipt WHERE client_id = ?1",
+    "DELETE FROM dedup WHERE client_id = ?1 AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.seq = dedup.seq)",
+    "DELETE FROM receipt WHERE client_id = ?1 AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.seq = receipt.seq)",
     "DELETE FROM cursor WHERE client_id = ?1",
     "DELETE FROM loss WHERE client_id = ?1",
     "DELETE FROM damaged WHERE client_id = ?1",
 )
+
+# What operators ask for. Who gets an error is not obeyed later: these do not go into another commit.
+ORDERS: Final = frozenset((REVOKE, LIFT, *ERASE))
 
 # Set a damaged record aside; DELETE follows.
 SET_ASIDE: Final = "INSERT OR IGNORE INTO damaged SELECT seq, client_id, id, ?2, data FROM mail WHERE seq = ?1"

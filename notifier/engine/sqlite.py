@@ -99,8 +99,9 @@ class SQLiteEngine(MailboxEngine):
         self._committed = self._last_seq
         now_ms = self._clock.now_ms()
         for seq, client_id, expires_ms, size, flags, key in mail:
-            self._box(client_id).put(seq, expires_ms, size, flags, key)
-            self._expiries.add(client_id, expires_ms, now_ms)
+            box = self._box(client_id)
+            box.put(seq, expires_ms, size, flags, key)
+            self._expiries.add(client_id, box, expires_ms, now_ms)
             self._pending += 1
         self._store.clear_log()
         self._revoked = dict(revoked)
@@ -114,16 +115,22 @@ class SQLiteEngine(MailboxEngine):
         for task in self._tasks:
             task.cancel()
         self._note_cursors(list(self._cursors))
-        if self._error is None:
-            flushed = self._loop.create_future()
-            self._next.dones.append(lambda _: None if flushed.done() else flushed.set_result(None))
-            self._kick()
-            await flushed  # the last turn: what was queued before it has been committed with it
+        left = True
+        while left and self._error is None:
+            left = bool(self._parked)  # goes with the next turn
+            await self._flushed()
         failed = isinstance(self._error, FatalEngineError)
         self._error = EngineUnavailable("The engine has stopped.")
         await self._on_thread(lambda: self._store.close(checkpoint=not failed))
         self._writer.stop()
         self._lock.release()
+
+    async def _flushed(self) -> None:
+        """One more turn: what was queued before it has been committed with it."""
+        flushed = self._loop.create_future()
+        self._next.dones.append(lambda _: None if flushed.done() else flushed.set_result(None))
+        self._kick()
+        await flushed
 
     async def _on_thread(self, job: Callable[[], Any]) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -142,13 +149,13 @@ class SQLiteEngine(MailboxEngine):
     # -- upkeep -------------------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        while True:
+        while self._error is None:
             await asyncio.sleep(TICK_S)
-            due = self._expiries.due(self._clock.now_ms())
-            for at, client_id in enumerate(due):
+            now_ms = self._clock.now_ms()
+            for at, client_id in enumerate(self._expiries.due(now_ms)):
                 box = self._boxes.get(client_id)
                 if box is not None:
-                    self._expire(client_id, box)
+                    self._look(client_id, box, now_ms)
                 if at % SLICE == SLICE - 1:
                     await asyncio.sleep(0)
             self._forget_empty()
@@ -159,7 +166,7 @@ class SQLiteEngine(MailboxEngine):
 
     async def _tidy_up(self) -> None:
         """What may take its time, in slices: notifications wait for the same thread."""
-        while True:
+        while self._error is None:
             await asyncio.sleep(TICK_S)
             # Clients that stand together stand in the same pages, hence sorted.
             for _ in range(0, len(self._cursors), SLICE):
@@ -191,6 +198,8 @@ class SQLiteEngine(MailboxEngine):
             return
         now_ms = self._clock.now_ms()
         for _ in range(0, 2_000 + 4 * self._swept_appends(), SLICE):
+            if self._error is not None:
+                return
             job = partial(self._store.sweep, self._sweep_from, SLICE, now_ms, now_ms - LOSS_KEPT_MS)
             try:
                 self._sweep_from = await self._on_thread(job)
@@ -285,6 +294,8 @@ class SQLiteEngine(MailboxEngine):
 
     def purge(self, client_id: str, seq: int | None, done: Callable[[int | NotifierError], None]) -> None:
         """See Engine.purge."""
+        if self._error is not None:
+            return done(self._error)
         if self._displaced(client_id):
             # What was put out of the index may come back with the next commit.
             self._next.dones.append(lambda error: tell(done, error) if error else self._purge(client_id, seq, done))
@@ -311,11 +322,22 @@ class SQLiteEngine(MailboxEngine):
     def _erase(self, client_id: str, done: Callable[[NotifierError | None], None], purged: int | NotifierError) -> None:
         if isinstance(purged, NotifierError):
             return tell(done, purged)
-        self._losses.pop(client_id, None)
+        losses = self._losses.pop(client_id, None)
         self._cursors.pop(client_id, None)
         self._next.steps += [(sql, (client_id,)) for sql in queries.ERASE]
-        self._next.dones.append(done)
+        self._next.dones.append(partial(self._tell_erased, client_id, losses, done))
         return self._kick()
+
+    def _tell_erased(
+        self,
+        client_id: str,
+        losses: Losses | None,
+        done: Callable[[NotifierError | None], None],
+        error: NotifierError | None,
+    ) -> None:
+        if error is not None and losses is not None:
+            self._losses.setdefault(client_id, losses)  # they are still to be told
+        tell(done, error)
 
     def revoke(self, client_id: str, at_s: float | None, done: Callable[[NotifierError | None], None]) -> None:
         """See Engine.revoke."""

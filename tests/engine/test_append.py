@@ -426,7 +426,7 @@ async def test_drop_oldest_within_one_commit(world: World) -> None:
 async def test_a_repeat_drops_nothing(world: World) -> None:
     seq = await world.put("alice", "a")
     repeat, new = await asyncio.gather(world.append("alice", "a"), world.append("alice", "b"))
-    assert repeat == Duplicate(seq, repeat.expires_ms, "dropped", None), "by the new one, and the commit holds both"
+    assert repeat == Duplicate(seq, repeat.expires_ms, "pending", None)
     assert await world.pending() == [new.seq]
     assert [(e.reason, e.seqs) for e in world.heard(Ended)] == [("dropped", (seq,))]
     assert (await world.ask(world.engine.open, "alice")).losses.untold() == {"overflow": 1}

@@ -182,6 +182,51 @@ async def test_a_reader_sees_what_came_back(world: World, passing: Any) -> None:
     assert page.through < first or page.notifications
 
 
+async def test_who_comes_while_a_purge_fails_has_not_passed_over_what_it_leaves(world: World, passing: Any) -> None:
+    """Nothing has ended that may come back, and `through` says so."""
+    seq = await world.put()
+    fail(world, passing[0])
+    held = world.disk.hold()
+    purge = world.ask(world.engine.purge, "alice", None)
+    await world.until_busy()
+    state = await world.ask(world.engine.open, "alice")
+    held.set()
+    assert isinstance(await purge, passing[1])
+    assert state.through < seq
+    assert await world.pending(after=state.through) == [seq]
+
+
+async def test_a_page_that_a_failing_purge_overtakes_holds_what_that_leaves(world: World, passing: Any) -> None:
+    """The page is read in one commit, the purge waits for the next, and that fails."""
+    seqs = [await world.put() for _ in range(2)]
+    world.disk.errors = [None, passing[0]]
+    held = world.disk.hold()
+    page, blocker = world.ask(world.engine.read, "alice", 0, 10, 1000), world.append("bob")
+    await world.until_busy()
+    purge = world.ask(world.engine.purge, "alice", None)
+    held.set()
+    found = await page
+    await blocker
+    assert isinstance(await purge, passing[1])
+    assert [n.seq for n in found.notifications] == seqs or found.through < seqs[0]
+    assert await world.pending() == seqs
+
+
+async def test_purges_at_once_wait_for_each_other(world: World, passing: Any) -> None:
+    """What the first leaves after all is the second's."""
+    for _ in range(2):
+        await world.put()
+    fail(world, passing[0])
+    held = world.disk.hold()
+    first = world.ask(world.engine.purge, "alice", None)
+    await world.until_busy()
+    second = world.ask(world.engine.purge, "alice", None)
+    held.set()
+    assert isinstance(await first, passing[1])
+    assert await second == 2
+    assert await world.pending() == []
+
+
 async def test_a_wake_tells_of_what_came_back(world: World, passing: Any) -> None:
     """`after` is the seq before it in the mailbox: a session that has not seen that one must not pass over it."""
     first = await world.put()
@@ -200,6 +245,41 @@ async def test_a_revocation_that_failed_does_not_hold(world: World, passing: Any
     fail(world, passing[0])
     assert isinstance(await world.ask(world.engine.revoke, "alice", 1.0), passing[1])
     assert (await world.ask(world.engine.open, "alice")).revoked_s is None
+
+
+async def test_what_an_operator_was_told_has_failed_does_not_happen_later(stored: World, passing: Any) -> None:
+    """Neither with the next commit nor at the next start."""
+    await stored.ask(stored.engine.revoke, "bob", 2.0)
+    acked = await stored.put("carol", "a", receipt=True)
+    await stored.acknowledge("carol", acked)
+    for method, *args in (
+        (stored.engine.revoke, "alice", 1.0),
+        (stored.engine.revoke, "bob", None),
+        (stored.engine.erase, "carol"),
+    ):
+        fail(stored, passing[0])
+        assert isinstance(await stored.ask(method, *args), passing[1])
+    await stored.flush()
+    await stored.put("zoe") if passing[1] is EngineUnavailable else await retry(stored)
+    for again in (False, True):
+        if again:
+            await stored.reopen()
+        assert (await stored.ask(stored.engine.open, "alice")).revoked_s is None
+        assert (await stored.ask(stored.engine.open, "bob")).revoked_s == 2.0
+        assert len(await stored.ask(stored.engine.receipts, "a", "carol")) == 1
+        assert isinstance(await stored.append("carol", "a", receipt=True), Duplicate)
+
+
+async def test_losses_are_told_though_an_erasure_has_failed(stored: World, passing: Any) -> None:
+    seq = await stored.put()
+    await stored.ask(stored.engine.purge, "alice", seq)
+    fail(stored, passing[0])
+    assert isinstance(await stored.ask(stored.engine.erase, "alice"), passing[1])
+    for again in (False, True):
+        if again:
+            await stored.reopen()
+        state = await stored.ask(stored.engine.open, "alice")
+        assert state.losses.untold() == {"purged": 1}
 
 
 @pytest.mark.limits(mailbox_limit=1)
@@ -266,6 +346,31 @@ async def test_a_disk_that_failed_a_write_is_not_trusted_any_more(stored: World,
     assert await stored.pending() == [kept]
     assert await stored.pending("bob") == [acked]
     assert isinstance(await stored.append("alice", "a"), Appended)
+
+
+async def test_nothing_goes_to_a_disk_that_has_failed(stored: World) -> None:
+    """Neither what expires then, nor cursors, nor what upkeep forgets."""
+    await stored.put("bob", ttl=2)
+    await stored.acknowledge("carol", await stored.put("carol"))
+    page = stored.ask(stored.engine.read, "bob", 0, 10, 1000)
+    stored.clock.advance(10)
+    fail(stored, apsw.IOError("disk I/O error"))
+    assert isinstance(await stored.append(), EngineUnavailable)
+    await page
+    written: list[str] = []
+    for name in ("commit", "sweep"):
+        setattr(stored.disk, name, lambda *_, name=name: written.append(name))
+    stored.engine.acknowledge("alice", 0, "client")
+    stored.engine._note_cursors(["carol"])
+    stored.engine._expire("bob", stored.engine._box("bob"))
+    stored.engine._kick()
+    await stored.until_busy()
+    assert await stored.ask(stored.engine.backup, str(stored.path) + "-copy") is None, "all jobs before it have run"
+    assert written == []
+    for task in stored.engine._tasks:
+        async with asyncio.timeout(10):
+            await task  # upkeep has an end, too
+    assert written == []
 
 
 async def test_reads_of_a_failing_disk_are_told(stored: World) -> None:

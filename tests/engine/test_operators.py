@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from notifier.engine.base import Appended, Overview, Receipt, Stats
+from notifier.engine.base import Appended, Duplicate, Overview, Receipt, Stats
 from tests.engine.world import Ended, Settled, World
 
 
@@ -216,6 +216,33 @@ async def test_erase_forgets_all_but_a_revocation(world: World) -> None:
 
 async def test_erase_of_the_unknown(world: World) -> None:
     assert await world.ask(world.engine.erase, "nobody") is None
+
+
+@pytest.mark.parametrize("pending", [True, False], ids=["in the commit of the purge", "in its own commit"])
+async def test_erase_leaves_the_ids_of_what_is_accepted_meanwhile(stored: World, pending: bool) -> None:
+    """It is pending, so its id still counts: a repeat would be doubled."""
+    old = await stored.put("alice", "old", receipt=True)
+    if not pending:
+        await stored.acknowledge("alice", old)
+    held = stored.disk.hold()
+    company = stored.append("bob")
+    if not pending:
+        await stored.until_busy()
+    erased = stored.ask(stored.engine.erase, "alice")
+    await stored.until_busy()
+    new = stored.append("alice", "new", receipt=True)
+    held.set()
+    seq = (await new).seq
+    assert await erased is None
+    await company
+    assert await stored.pending() == [seq]
+    again = await stored.append("alice", "new", receipt=True)
+    assert isinstance(again, Duplicate)
+    assert (again.seq, again.state) == (seq, "pending")
+    assert (await receipt(stored, "new")).state == "pending"
+    assert await stored.ask(stored.engine.receipts, "old", "alice") == []
+    await stored.crash()
+    assert await stored.pending() == [seq]
 
 
 async def test_a_revocation_holds_until_it_is_lifted(world: World) -> None:

@@ -69,7 +69,8 @@ async def test_what_is_settled_meanwhile_is_not_handed_out(world: World) -> None
     assert [n.seq for n in page.notifications] == seqs[1:]
 
 
-async def test_what_ends_meanwhile_is_not_handed_out(world: World) -> None:
+async def test_what_the_next_commit_is_to_end_is_pending_until_then(world: World) -> None:
+    """Should that commit fail, a page that passed over it would be the last to do so."""
     gone = await world.put(collapse_key="k")
     kept = await world.put()
     held = world.disk.hold()
@@ -79,7 +80,8 @@ async def test_what_ends_meanwhile_is_not_handed_out(world: World) -> None:
     purge = world.ask(world.engine.purge, "alice", gone)
     held.set()
     await asyncio.gather(blocker, purge)
-    assert [n.seq for n in (await page).notifications] == [kept]
+    assert [n.seq for n in (await page).notifications] == [gone, kept]
+    assert await world.pending() == [kept]
 
 
 async def test_what_expires_while_it_is_read_is_neither_handed_out_nor_settled_by_what_comes_behind_it(

@@ -7,11 +7,14 @@ mail that it would collapse or push out; and that mail is pending all the time.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import apsw
 import pytest
 
 from notifier.engine.base import Appended, Duplicate
+from notifier.errors import EngineUnavailable, MailboxFull
 from tests.engine.world import Ended, Settled, Wake, World
 
 
@@ -156,10 +159,10 @@ async def test_what_only_the_next_commit_collapses_is_told_as_pending(world: Wor
 
 
 @pytest.mark.limits(mailbox_limit=3, drop_oldest=True)
-async def test_what_the_same_commit_pushes_out_is_told_as_dropped(world: World) -> None:
+async def test_what_is_pushed_out_only_when_the_repeats_are_known_is_told_as_pending(world: World) -> None:
     seqs = [await world.put(id=id) for id in ("b", "c", "d")]
     new, *repeats = await asyncio.gather(*[world.append(id=id) for id in ("a", "b", "c")])
-    assert [(repeat.seq, repeat.state) for repeat in repeats] == [(seqs[0], "dropped"), (seqs[1], "pending")]
+    assert [(repeat.seq, repeat.state) for repeat in repeats] == [(seqs[0], "pending"), (seqs[1], "pending")]
     assert await world.pending() == [*seqs[1:], new.seq]
 
 
@@ -184,3 +187,141 @@ async def test_what_a_commit_that_failed_would_have_ended_is_pending(stored: Wor
     stored.disk.errors.append(apsw.BusyError("locked"))
     await asyncio.gather(stored.append(id="b", collapse_key="k"), stored.append(id="a", collapse_key="k"))
     assert (await stored.append(id="a", collapse_key="k")).state == "pending"
+
+
+# -- and takes no room ------------------------------------------------------------------------------------------------
+
+
+async def ids(world: World) -> list[str]:
+    page = await world.ask(world.engine.read, "alice", 0, 1000, 1 << 30)
+    return [notification.id for notification in page.notifications]
+
+
+@pytest.mark.parametrize("new", ["new", ""], ids=["of the publisher", "of the server"])
+@pytest.mark.parametrize("running", [False, True], ids=["with them", "while they commit"])
+@pytest.mark.limits(mailbox_limit=10)
+async def test_nothing_is_refused_because_of_repeats(world: World, new: str, running: bool) -> None:
+    """A publisher sends its five again; five of ten places are taken, and stay free."""
+    for n in range(5):
+        await world.put(id=f"a{n}")
+    held = world.disk.hold()
+    repeats = [world.append("alice", f"a{n}") for n in range(5)]
+    company = world.append("bob")
+    if running:
+        await world.until_busy()
+    fresh = [world.append("alice", f"{new}{n}" if new else "") for n in range(6)]
+    held.set()
+    outcomes = await asyncio.gather(*repeats, *fresh, company)
+    assert [type(outcome) for outcome in outcomes[:5]] == [Duplicate] * 5
+    assert [type(outcome) for outcome in outcomes[5:11]] == [Appended] * 5 + [MailboxFull]
+    assert len(await world.pending()) == 10
+    assert world.engine.stats().pending == 11
+    assert not world.heard(Ended)
+
+
+@pytest.mark.parametrize("new", ["new", ""], ids=["of the publisher", "of the server"])
+@pytest.mark.parametrize("running", [False, True], ids=["with them", "while they commit"])
+@pytest.mark.limits(mailbox_limit=10, drop_oldest=True)
+async def test_nothing_is_dropped_because_of_repeats(world: World, new: str, running: bool) -> None:
+    """The mailbox is full: one new pushes out one, and that is the oldest."""
+    seqs = [await world.put(id=f"a{n}") for n in range(10)]
+    held = world.disk.hold()
+    repeats = [world.append("alice", f"a{n}") for n in range(9)]
+    company = world.append("bob")
+    if running:
+        await world.until_busy()
+    fresh = world.append("alice", new)
+    held.set()
+    outcomes = await asyncio.gather(*repeats, company)
+    assert [type(outcome) for outcome in outcomes[:9]] == [Duplicate] * 9
+    seq = (await fresh).seq
+    assert await world.pending() == [*seqs[1:], seq]
+    assert world.heard(Ended) == [Ended("alice", "dropped", (seqs[0],), {"overflow": 1})]
+    assert [wake.notification.seq for wake in world.heard(Wake)] == [*seqs, seq]
+
+
+@pytest.mark.limits(mailbox_limit=4, drop_oldest=True)
+async def test_what_waits_for_room_stays_in_its_order(world: World) -> None:
+    """Also what would find room by itself, because it collapses."""
+    for n in range(4):
+        await world.put(id=f"a{n}", collapse_key="k" if n == 3 else None)
+    answers = [
+        world.append("alice", "a0"),
+        world.append("alice", "b0"),
+        world.append("alice"),
+        world.append("alice", "b1", collapse_key="k"),
+        world.append("alice", collapse_key="l"),
+    ]
+    outcomes = await asyncio.gather(*answers)
+    assert [type(outcome) for outcome in outcomes] == [Duplicate, *[Appended] * 4]
+    seqs = [outcome.seq for outcome in outcomes[1:]]
+    assert seqs == sorted(seqs)
+    assert await world.pending() == seqs
+    assert [e.reason for e in world.heard(Ended)] == ["dropped", "dropped", "collapsed", "dropped"]
+
+
+@pytest.mark.limits(mailbox_bytes=10)
+async def test_what_a_repeat_puts_back_counts(world: World) -> None:
+    """A repeat of the small one would collapse the large one; it is a repeat, so there is no room after all."""
+    await world.put(id="small", data=b"1", collapse_key="k")
+    large = await world.put(id="large", data=b"123456", collapse_key="k")
+    repeat = world.append(id="small", data=b"1", collapse_key="k")
+    assert isinstance(await world.append(data=b"12345"), MailboxFull)
+    assert isinstance(await repeat, Duplicate)
+    assert await world.pending() == [large]
+    assert isinstance(await world.append(data=b"1234"), Appended)
+
+
+@pytest.mark.limits(mailbox_limit=10, drop_oldest=True)
+async def test_many_repeats_at_a_full_mailbox_are_looked_up_at_once(world: World) -> None:
+    for n in range(10):
+        await world.put(id=f"a{n}")
+    turns: list[int] = []
+    known = world.disk.known
+
+    def counted(asked: list[Any]) -> Any:
+        turns.append(len(asked))
+        return known(asked)
+
+    world.disk.known = counted  # type: ignore[attr-defined]
+    outcomes = await asyncio.gather(*(world.append("alice", f"a{n}") for n in range(10)))
+    assert [type(outcome) for outcome in outcomes] == [Duplicate] * 10
+    assert turns == [10]
+
+
+@pytest.mark.limits(mailbox_limit=2)
+async def test_who_waits_for_a_commit_that_fails_is_told_and_who_waits_behind_goes_on(world: World) -> None:
+    for n in range(2):
+        await world.put(id=f"a{n}")
+    await world.ask(world.engine.purge, "alice", (await world.pending())[0])
+    first = world.append("alice", "b0")  # fills it, if it is new
+    second, again = world.append("alice", "b1"), world.append("alice", "b1")
+    third = world.append()
+    world.disk.errors = [apsw.BusyError("locked")]
+    outcomes = await asyncio.gather(first, second, again, third)
+    assert [type(outcome) for outcome in outcomes] == [*[EngineUnavailable] * 3, Appended]
+    assert world.engine.stats().pending == 2
+    assert isinstance(await world.append("alice", "b1"), MailboxFull), "the id is not used up"
+
+
+async def test_at_the_end_everybody_has_an_answer(a_world: Callable[..., World]) -> None:
+    world = await a_world(mailbox_limit=2).start()
+    await world.put(id="a0")
+    answers = [world.append("alice", f"a{n}") for n in range(3)] + [world.append()]
+    await world.end()
+    assert [type(answer.result()) for answer in answers] == [Duplicate, Appended, MailboxFull, MailboxFull]
+    await world.reopen()
+    assert await ids(world) == ["a0", "a1"]
+    await world.stop()
+
+
+async def test_when_the_disk_fails_everybody_has_an_answer(a_world: Callable[..., World]) -> None:
+    world = await a_world(mailbox_limit=2).start()
+    await world.put(id="a0")
+    world.disk.errors = [apsw.IOError("disk I/O error")]
+    answers = [world.append("bob"), *(world.append("alice", f"a{n}") for n in range(3)), world.append()]
+    await world.until_busy()
+    answers += [world.append("alice", "b"), world.append("alice", "b"), world.append()]
+    outcomes = await asyncio.gather(*answers)
+    assert all(isinstance(outcome, EngineUnavailable) for outcome in outcomes), outcomes
+    await world.stop()

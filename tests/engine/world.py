@@ -117,7 +117,8 @@ class Failing:
 
     def __init__(self, store: Any) -> None:
         self._store = store
-        self.errors: list[Exception] = []
+        self.errors: list[Exception | None] = []
+        """Of the next commits, one each; None lets one pass."""
         self.held: threading.Event | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -126,8 +127,8 @@ class Failing:
     def commit(self, *operations: Any) -> None:
         if self.held is not None:
             assert self.held.wait(10)
-        if self.errors:
-            raise self.errors.pop(0)
+        if self.errors and (error := self.errors.pop(0)) is not None:
+            raise error
         self._store.commit(*operations)
 
     def hold(self) -> threading.Event:

@@ -10,7 +10,8 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -73,9 +74,8 @@ async def step(world: World, rng: random.Random) -> None:
     elif what < 0.65 and connection is not None and connection.pings and not world.repeating(client_id):
         connection.session.receive_pong(rng.choice(connection.pings), world.now)
         connection.pump()
-    elif what < 0.70 and not world.displacing(client_id):
-        seqs = [world.model.seqs.get(m.number, 1) for m in world.model.pending.get(client_id, ())]
-        world.purge(client_id, rng.choice(seqs) if seqs and rng.random() < 0.8 else None)
+    elif what < 0.70:
+        purge(world, rng, client_id)
     elif what < 0.80 and not (world.tight and world.repeating(client_id)):
         world.connect(client_id, rng.choice(("auto", "client")))
     elif what < 0.84 and connection is not None:
@@ -91,8 +91,33 @@ async def step(world: World, rng: random.Random) -> None:
         await world.reopen()
     elif what < 0.91:
         world.send_transient(client_id)
+    elif what < 0.92:
+        await fail(world, rng)
     elif what < 0.95:
         await world.check()
+
+
+async def fail(world: World, rng: random.Random) -> None:
+    """A database that another program has locked for a while."""
+    steps: list[Callable[[], None]] = []
+    for _ in range(rng.randrange(1, 6)):
+        client_id = rng.choice(CLIENTS)
+        what = rng.random()
+        if what < 0.4:
+            steps.append(partial(publish, world, rng, client_id))
+        elif what < 0.7:
+            steps.append(partial(purge, world, rng, client_id))
+        else:
+            steps.append(partial(world.connect, client_id, rng.choice(("auto", "client"))))
+    await world.fail(steps, rng.choice((0, 0, 5, 60, 200)))
+    await world.check()
+
+
+def purge(world: World, rng: random.Random, client_id: str) -> None:
+    """One, or all."""
+    if not world.displacing(client_id):
+        seqs = [world.model.seqs.get(m.number, 1) for m in world.model.pending.get(client_id, ())]
+        world.purge(client_id, rng.choice(seqs) if seqs and rng.random() < 0.8 else None)
 
 
 def publish(world: World, rng: random.Random, client_id: str) -> None:
@@ -104,7 +129,7 @@ def publish(world: World, rng: random.Random, client_id: str) -> None:
         data, ttl, key = known.content
         size = len(data) - 2 if rng.random() < 0.8 else len(data) - 1
         world.publish(client_id, id=known.id, size=size, ttl=ttl, key=key, receipt=known.receipt)
-    elif not (world.tight and world.repeating(client_id)):
+    else:
         key = rng.choice((None, None, "k", "l"))
         id = f"id-{world.mails}" if rng.random() < 0.7 else ""
         world.publish(client_id, id=id, size=rng.randrange(20), ttl=rng.choice((5, 60, 600)), key=key, receipt=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 
 from notifier.auth.tokens import Identity
@@ -30,7 +31,7 @@ from notifier.engine.base import (
     Target,
 )
 from notifier.engine.sqlite import SQLiteEngine
-from notifier.errors import IdConflict, MailboxFull
+from notifier.errors import EngineUnavailable, IdConflict, MailboxFull
 from notifier.hub import Hub
 from notifier.metrics import Metrics
 from notifier.node import Node
@@ -200,6 +201,9 @@ class World:
         self.by_seq: dict[tuple[str, int], int] = {}
         self.totals_after: dict[tuple[int, str], dict[str, int]] = {}
         self.under_way: dict[tuple[str, str], Any] = {}
+        self.parked: set[tuple[str, str]] = set()
+        self.failing = False
+        self.purging: list[str] = []
         self.waits: dict[tuple[str, int], list[Any]] = {}
         self.mails = 0
         self.covered: dict[str, int] = {"written": 0}
@@ -227,11 +231,15 @@ class World:
 
     async def crash(self) -> None:
         """The process is gone; what it had committed is in the file."""
+        if self.parked:
+            await self.quiesce()  # what came later may be in the file, what was parked is not: no order to rewind
         self.log.append(("crash",))
         writer = self.engine._writer
         assert isinstance(writer, StepWriter)
         writer.dead = True
         self.under_way.clear()
+        self.parked.clear()
+        self.purging.clear()
         self._forget_connections()
         for task in (*self.node._tasks, *self.engine._tasks):
             assert task is not None
@@ -291,15 +299,12 @@ class World:
         else:
             (kind, known), other, _ = first
             content = other.content if known is None else known.content
-            expected = (
-                ("conflict", known)
-                if content != mail.content
-                else ("duplicate", known)
-                if kind == "accepted"
-                else (kind if kind != "conflict" else "duplicate", known)
-            )
-            if kind == "conflict" and other.content == mail.content:
+            if kind == "full":  # nothing was accepted that it could differ from
+                expected = ("full", None)
+            elif content != mail.content or (kind == "conflict" and other.content == mail.content):
                 expected = ("conflict", known)
+            else:
+                expected = ("duplicate", known)
         operation = self.model.operation
         writer = self.engine._writer
         self.log.append(("publish", client_id, mail.id, key, ttl, expected[0]))
@@ -307,20 +312,31 @@ class World:
         def done(outcome: Any) -> None:
             assert self.engine._writer is writer, "an answer from beyond"
             self.under_way.pop((client_id, mail.id), None)
+            self.parked.discard((client_id, mail.id))
+            if self.failing:
+                return self.judged(self.refused, expected, outcome)
             if expected[0] != "full":  # which is said at once
                 self.model.sure = max(self.model.sure, operation)
-            self.judged(self.answered, expected, mail, outcome)
+            return self.judged(self.answered, expected, mail, outcome)
 
         draft = Draft(client_id, mail.id, data, ttl, None, key, receipt, not id)
         self.node.publish(draft, done, self.clock.now_us())
+        if client_id in self.engine._parked:
+            self.parked.add((client_id, mail.id))
+            self.covered["parked"] = self.covered.get("parked", 0) + 1
 
     def repeating(self, client_id: str) -> bool:
-        """A repeat is being looked up. Until then it stands in the index as if it were new: a purge of the same moment
-        misses what it displaces, a full mailbox is full with it."""
-        return any(c == client_id and expected[0] != "accepted" for (c, _), (expected, *_) in self.under_way.items())
+        """A repeat is being looked up. Until then it stands in the index as if it were new, and a purge of the same
+        moment misses what it displaces. Or whether there is room is not decided yet: an acknowledgement of the same
+        moment makes some."""
+        return any(c == client_id for c, _ in self.parked) or any(
+            c == client_id and expected[0] != "accepted" for (c, _), (expected, *_) in self.under_way.items()
+        )
 
     def displacing(self, client_id: str) -> bool:
         """Something under way may put mail out of the index: a purge waits until that is certain."""
+        if client_id in self.purging:
+            return True
         mine = [mail for (c, _), (_, mail, _) in self.under_way.items() if c == client_id]
         return self.repeating(client_id) or any(mail.key or self.tight for mail in mine)
 
@@ -328,8 +344,6 @@ class World:
         """Whether a publisher may know its id, and it is certain what the answer will be."""
         if mail.id.startswith("made") and mail.number not in self.model.seqs:
             return False
-        if self.tight and (self.model.drop_oldest or any(c == mail.client_id for c, _ in self.under_way)):
-            return False  # see `repeating`
         how = self.model.state.get(mail.number)
         return how is None or mail.until_ms > self.clock.now_ms() or how[2] <= self.model.sure
 
@@ -390,10 +404,16 @@ class World:
         operation = self.model.operation
         self.log.append(("purge", client_id, seq, expected))
 
+        self.purging.append(client_id)
+
         def done(count: Any) -> None:
+            self.purging.remove(client_id)
+            if self.failing:
+                return self.judged(self.refused, ("accepted" if expected else "nothing", None), count)
             self.judged(self.purged, count, expected)
             if count:  # that there is nothing is said at once
                 self.model.sure = max(self.model.sure, operation)
+            return None
 
         self.engine.purge(client_id, seq, done)
 
@@ -422,6 +442,57 @@ class World:
             connection.pump()
 
         self.node.admit(identity, opened)
+
+    async def fail(self, steps: list[Callable[[], None]], seconds: float) -> None:
+        """These steps, while no commit succeeds; whoever waits for one is told so, and nothing has happened. Then time
+        passes, and what expires cannot be ended yet."""
+        await self.quiesce()
+        self.log.append(("fail", seconds))
+        mark, store, before = self.model.operation, self.engine._store, list(self.connections)
+        store.commit = self._refuse  # type: ignore[method-assign]
+        self.failing = True
+        for step in steps:
+            step()
+            for _ in range(self.rng.choice((0, 0, 1, 2, 3))):
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.15)
+        assert not self.under_way
+        assert not self.purging
+        while self.model.operation > mark:
+            assert self.model.rewind()
+        self.failing = False
+        if seconds:
+            await self.expire(seconds, 1.2)  # the engine looks once a second
+        del store.commit  # type: ignore[attr-defined]
+        if seconds:
+            await self.expire(60, 2.4)
+            assert self.engine.stats().pending == sum(map(len, self.model.pending.values())), "expired, and not found"
+        await self.quiesce()
+        for connection in [c for c in self.connections if c not in before]:
+            box = self.model.pending.get(connection.session.client_id, ())
+            seqs = {self.model.seqs[m.number] for m in box}
+            if not connection.session.paused and connection.session.inflight < self.window:
+                assert seqs <= connection.written, "a session passed over what came back"
+            connection.end((1006, ""))  # it may have been told of a loss that was none
+
+    async def expire(self, seconds: float, looks_s: float) -> None:
+        """Time passes; nobody but the engine itself looks for what has expired."""
+        self.clock.advance(seconds)
+        self.model.expire(self.clock.now_ms())
+        for client_id in CLIENTS:
+            self.note_totals(client_id)
+        await asyncio.sleep(looks_s)
+
+    @staticmethod
+    def _refuse(*_: Any) -> None:
+        raise apsw.BusyError("locked")
+
+    def refused(self, expected: Any, outcome: Any) -> None:
+        """While no commit succeeds: failed, or said at once, or looked up. (What would have made room has not.)"""
+        kinds = {"duplicate": Duplicate, "conflict": IdConflict, "nothing": int}
+        allowed = (EngineUnavailable, MailboxFull, kinds.get(expected[0], EngineUnavailable))
+        assert isinstance(outcome, allowed), (expected, outcome)
+        self.covered["failed"] = self.covered.get("failed", 0) + 1
 
     async def advance(self, seconds: float) -> None:
         """Time passes, and all that has expired is found."""
