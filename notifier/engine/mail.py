@@ -25,7 +25,7 @@ from notifier.engine.base import (
 from notifier.engine.batch import Append, Batch, Ending, Settling
 from notifier.engine.ledger import UNDECIDED
 from notifier.engine.mailboxes import LIVE, WRITTEN
-from notifier.engine.observer import Observer, tell
+from notifier.engine.observer import Observer, listener_failed, tell
 from notifier.engine.reading import Reading
 from notifier.engine.writer import FatalEngineError, Known, Store, Writer, translate
 from notifier.errors import NotifierError, StorageFull
@@ -238,7 +238,11 @@ class MailboxEngine(Reading):
             if leaving:
                 after = max(after, *(seq for seq in leaving if seq < item.seq), 0)
             for listener in self._listeners:
-                handed = listener.wake(notification, after)
+                try:
+                    handed = listener.wake(notification, after)
+                except Exception:
+                    listener_failed()
+                    continue
                 connections += handed.connections
                 taken += handed.taken
             if taken:
@@ -260,7 +264,10 @@ class MailboxEngine(Reading):
                     self.acknowledge(client_id, settling.seq, settling.acked_by, None, done)
                 settling.seq, settling.dones = box.first - 1, None
             for listener in self._listeners:
-                listener.settled(client_id, settling.seq, settling.acked_by, seqs, live, now_us)
+                try:
+                    listener.settled(client_id, settling.seq, settling.acked_by, seqs, live, now_us)
+                except Exception:
+                    listener_failed()
         if settling.dones is not None:
             for done in settling.dones:
                 tell(done, None)
@@ -273,7 +280,10 @@ class MailboxEngine(Reading):
         if box is not None:
             self._tidy(ending.client_id, box)
         for listener in self._listeners:
-            listener.ended(ending.client_id, ending.reason, ending.seqs, ending.losses)
+            try:
+                listener.ended(ending.client_id, ending.reason, ending.seqs, ending.losses)
+            except Exception:
+                listener_failed()
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 

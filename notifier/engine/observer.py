@@ -31,3 +31,9 @@ def tell(done: Callable[[Any], None] | None, result: Any) -> None:
         done(result)
     except Exception:
         _log.exception("callback_failed")
+
+
+def listener_failed() -> None:
+    """In an `except` around a call of a listener: a defect in one client's session must not keep the others of the same
+    commit from their answer. What is stored does not hang on it."""
+    _log.exception("listener_failed")

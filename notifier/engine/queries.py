@@ -146,4 +146,4 @@ AND NOT EXISTS (SELECT 1 FROM mail WHERE mail.seq = dedup.seq)
 # The same for receipts: ?2 rows from the seq ?1 on.
 SWEEP_RECEIPTS_SPAN: Final = "SELECT max(seq) FROM (SELECT seq FROM receipt WHERE seq > ?1 ORDER BY seq LIMIT ?2)"
 SWEEP_RECEIPTS: Final = "DELETE FROM receipt WHERE seq > ?1 AND seq <= ?2 AND until_ms <= ?3 AND state <> 'pending'"
-SWEEP_LOSSES: Final = "DELETE FROM loss WHERE at_ms <= ?"
+SWEEP_LOSSES: Final = "DELETE FROM loss WHERE at_ms <= ? RETURNING client_id, reason, total"

@@ -18,7 +18,7 @@ import structlog
 
 from notifier.clock import Clock
 from notifier.engine import database, queries
-from notifier.engine.base import EngineOptions, Handed, Listener, Losses, Overview, Receipt, Stats, Target
+from notifier.engine.base import EngineOptions, Handed, Listener, Losses, LossReason, Overview, Receipt, Stats, Target
 from notifier.engine.mail import MailboxEngine
 from notifier.engine.observer import Observer, tell
 from notifier.engine.writer import SWEEP_START, DiskFailedError, FatalEngineError, Place, Writer
@@ -200,9 +200,11 @@ class SQLiteEngine(MailboxEngine):
         for _ in range(0, 2_000 + 4 * self._swept_appends(), SLICE):
             if self._error is not None:
                 return
-            job = partial(self._store.sweep, self._sweep_from, SLICE, now_ms, now_ms - LOSS_KEPT_MS)
             try:
-                self._sweep_from = await self._on_thread(job)
+                self._sweep_from = await self._on_thread(partial(self._store.sweep, self._sweep_from, SLICE, now_ms))
+                if self._sweep_from == SWEEP_START:
+                    job = partial(self._store.sweep_losses, now_ms - LOSS_KEPT_MS)
+                    self._forget_losses(await self._on_thread(job))
             except NotifierError:
                 self._observer.engine_error("sweep")
                 return
@@ -210,6 +212,12 @@ class SQLiteEngine(MailboxEngine):
                 self._sweep_pause = 10
                 return
             await asyncio.sleep(PAUSE_S)
+
+    def _forget_losses(self, rows: list[tuple[str, LossReason, int]]) -> None:
+        for client_id, reason, total in rows:
+            losses = self._losses.get(client_id)
+            if losses is not None and losses.totals.get(reason) == total:  # else there are new ones, on their way
+                self._tell_losses(client_id, {reason: total})
 
     def _swept_appends(self) -> int:
         count, self._appends_since_sweep = self._appends_since_sweep, 0

@@ -271,7 +271,7 @@ class Store:
         rows: list[Any] = _decode(text)
         return rows
 
-    def sweep(self, start: Place, count: int, now_ms: int, loss_ms: int) -> Place:
+    def sweep(self, start: Place, count: int, now_ms: int) -> Place:
         """Forget what has left its window, among `count` rows; returns where to go on, SWEEP_START after a round."""
         run = self._connection.execute
         if isinstance(start, tuple):
@@ -282,10 +282,13 @@ class Store:
             return cast(Place, end)
         last: Any = run(queries.SWEEP_RECEIPTS_SPAN, (start, count)).fetchall()[0][0]
         if last is None:
-            run(queries.SWEEP_LOSSES, (loss_ms,))
             return SWEEP_START
         run(queries.SWEEP_RECEIPTS, (start, last, now_ms))
         return cast(int, last)
+
+    def sweep_losses(self, until_ms: int) -> list[Any]:
+        """Forget losses that were last counted, or told, up to `until_ms`: client_id, reason and total of each."""
+        return self._connection.execute(queries.SWEEP_LOSSES, (until_ms,)).fetchall()
 
     def backup(self, path: str) -> None:
         """Copy the database as of now to `path`, with the writers going on after it."""

@@ -11,7 +11,15 @@ from tests.harness import Server, publish
 def unharmed(server: Server) -> None:
     """The server works, and has nothing to hide."""
     log = server.log
-    for word in ("Traceback", '"defect"', "callback_failed", "never retrieved", "Exception in", "Fatal error"):
+    for word in (
+        "Traceback",
+        '"defect"',
+        "callback_failed",
+        "listener_failed",
+        "never retrieved",
+        "Exception in",
+        "Fatal error",
+    ):
         assert word not in log, log[-4000:]
     delivers(server)
 

@@ -358,7 +358,7 @@ async def test_nothing_goes_to_a_disk_that_has_failed(stored: World) -> None:
     assert isinstance(await stored.append(), EngineUnavailable)
     await page
     written: list[str] = []
-    for name in ("commit", "sweep"):
+    for name in ("commit", "sweep", "sweep_losses"):
         setattr(stored.disk, name, lambda *_, name=name: written.append(name))
     stored.engine.acknowledge("alice", 0, "client")
     stored.engine._note_cursors(["carol"])

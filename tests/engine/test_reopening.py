@@ -194,6 +194,26 @@ async def test_the_sweep_forgets_only_what_has_left_its_window(stored: World) ->
     assert (await stored.append("alice", "pending", ttl=40 * 86_400)).seq == pending
 
 
+async def test_losses_that_nobody_came_for_are_forgotten_in_memory_too(stored: World) -> None:
+    for client_id in ("alice", "bob"):
+        await stored.put(client_id)
+        await stored.ask(stored.engine.purge, client_id, None)
+    stored.clock.advance(29 * 86_400)
+    await stored.engine._sweep()
+    assert set(stored.engine._losses) == {"alice", "bob"}
+    await stored.put("bob")
+    await stored.ask(stored.engine.purge, "bob", None)
+    stored.clock.advance(2 * 86_400)
+    for again in (False, True):
+        stored.engine._sweep_pause = 0
+        await stored.engine._sweep()
+        if again:
+            await stored.reopen()
+        assert (await stored.ask(stored.engine.open, "alice")).losses is None
+        assert (await stored.ask(stored.engine.open, "bob")).losses.untold() == {"purged": 2}
+        assert set(stored.engine._losses) == {"bob"}
+
+
 @pytest.mark.limits(dedup_s=1)
 async def test_what_has_to_be_kept_does_not_keep_the_sweep_from_what_came_later(
     stored: World, monkeypatch: pytest.MonkeyPatch
