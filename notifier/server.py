@@ -185,9 +185,12 @@ def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> 
 async def _serve(settings: Settings, listeners: list[socket.socket], on_ready: Callable[[str], None] | None) -> int:
     try:
         parts = Parts(settings)
+        await parts.verifier.start()  # before the engine, which would have to be closed again
         await parts.node.start()
     except (ConfigurationError, Unavailable) as error:
         _log.error("cannot_start", detail=error.detail)
+        for listener in listeners:
+            listener.close()
         return EX_CONFIG if isinstance(error, ConfigurationError) else EX_UNAVAILABLE
     config = uvicorn.Config(
         create_app(parts),
