@@ -161,11 +161,17 @@ def _parse_network(item: object) -> IPv4Network | IPv6Network:
         return item
     mend = "write an address or a network, for example 10.0.0.0/8"
     try:
-        return ip_network(str(item))
+        return _plain(ip_network(str(item)))
     except ValueError:
         with contextlib.suppress(ValueError):
             mend = f"write {ip_network(str(item), strict=False)}"
         raise UnusableError(f"has {str(item)[:60]!r}, which is not a network", mend) from None
+
+
+def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Peers with an IPv4 address are compared as such, also where they are seen as ::ffff:192.0.2.1."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return network if mapped is None or network.prefixlen < 96 else IPv4Network((mapped, network.prefixlen - 96))
 
 
 Found = tuple[tuple[str, ...], Problem]
