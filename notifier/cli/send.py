@@ -38,12 +38,18 @@ def send(
     options = {name: value for name, value in options.items() if value is not None}
     if data == "-" and (id is not None or wait is not None):
         raise typer.BadParameter("--id and --wait are for a single notification, not for -")
+    for text in (client_id, data, id, event, collapse_key):
+        _check_text(text)
     base = server_url(url)
     from notifier.client.errors import Refused, Unreachable
     from notifier.client.publisher import Publisher
 
     try:
-        with Publisher(base, api_key(key, base)) as publisher:
+        publisher = Publisher(base, api_key(key, base))
+    except ValueError as error:
+        raise CommandError(str(error), Exit.USAGE) from error
+    try:
+        with publisher:
             if data == "-":
                 raise typer.Exit(ndjson.send_lines(publisher, client_id, options, json))
             answers.show(publisher.notify(client_id, _data(data), wait=wait, **options), json)
@@ -53,6 +59,14 @@ def send(
         raise CommandError(answers.explained(refusal)) from refusal
     except Unreachable as failure:
         raise CommandError(f"{failure}; is the server running there?", Exit.UNREACHABLE) from failure
+
+
+def _check_text(text: str | None) -> None:
+    """Bytes of the command line that are no UTF-8 stand in Python's strings as surrogates, and could not be sent."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise CommandError(f"{text!a} is not UTF-8 text", Exit.USAGE) from error
 
 
 def _data(text: str) -> Any:
