@@ -156,10 +156,24 @@ def _listener(host: str, port: int, *, shares: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind((host, port))
-    listener.listen(BACKLOG)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    """Why nothing can listen there, and which setting is to be mended."""
+    if isinstance(error, socket.gaierror):
+        return f"{host} is not the name of an address of this machine ({error.strerror}). Correct NOTIFIER_HOST."
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL, errno.ENODEV):
+        return f"{host} is not an address of this machine ({error.strerror}). Correct NOTIFIER_HOST."
+    text = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+    return f"{host}:{port} {text}. Choose another NOTIFIER_PORT."
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int:
@@ -175,8 +189,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> 
     try:
         listeners = listen(settings)
     except OSError as error:
-        text = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-        _log.error("cannot_listen", detail=f"{settings.host}:{settings.port} {text}. Choose another NOTIFIER_PORT.")
+        _log.error("cannot_listen", detail=_why_not(settings.host, settings.port, error))
         return EX_UNAVAILABLE
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(_serve(settings, listeners, on_ready))

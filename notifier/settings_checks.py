@@ -11,7 +11,7 @@ import contextlib
 import re
 import ssl
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*({_LABEL})\.?")
 _ORIGIN: Final = re.compile(
     rf"([a-z][a-z0-9+.-]*)://((?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?"
 )
@@ -58,9 +59,28 @@ def parse_size(value: object) -> object:
 
 
 def parse_host(value: str) -> str:
-    if value != value.strip() or "/" in value or " " in value:
+    """Whether the name is known, and the address this machine's, only the start can tell."""
+    host = value.removeprefix("[").removesuffix("]")
+    if not _is_address(host) and not _is_name(host):
         raise UnusableError("is not an address or host name", "give for example 127.0.0.1, 0.0.0.0 or ::")
-    return value.removeprefix("[").removesuffix("]")
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_name(host: str) -> bool:
+    try:
+        name = host.encode("idna").decode().lower()  # refuses labels that are empty or over 63 bytes (RFC 1035 §2.3.4)
+    except UnicodeError:
+        return False
+    match = _NAME.fullmatch(name)
+    return match is not None and len(name) <= 253 and not match[1].isdigit()  # digits: an IPv4 address misspelt
 
 
 def parse_engine(value: str) -> str:

@@ -50,7 +50,11 @@ RSA_PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption(
 
 # One setting each: its value, and words that the problem or its mend must have.
 REFUSED: dict[str, list[tuple[str, str]]] = {
-    "host": [(" 0.0.0.0", "address"), ("http://0.0.0.0", "address")],
+    "host": [
+        *((wrong, "address") for wrong in (" 0.0.0.0", "http://0.0.0.0", "*", "a..b", "a b", ".", "-", "a_.b-")),
+        *((wrong, "address") for wrong in ("256.1.1.1", "10.1", "1.2.3.4:80", "::g", "x" * 64, "x." * 127 + "x")),
+        ("caf\udce9", "UTF-8"),
+    ],
     "port": [("abc", "whole number from 0 to 65535"), ("-1", "range"), ("65536", "range"), ("80.5", "whole number")],
     "engine": [
         ("redis://localhost", "not built into this version"),
@@ -67,6 +71,7 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
     ],
     "durability": [("none", "'fsync', 'page_cache' or 'replicated'"), ("replicated", "only Redis")],
     "jwt_secret": [
+        ("\udcff" * 40, "UTF-8"),
         ("s" * 31, "shorter than 32 bytes"),
         ("é" * 15, "shorter than 32 bytes"),
         (pem(RSA), "PEM"),
@@ -153,6 +158,13 @@ def test_a_value_that_is_refused(name: str, value: str, words: str) -> None:
     (problem,) = problems_of(**{name: value})
     assert problem.name == f"NOTIFIER_{name.upper()}"
     assert words in f"{problem.problem}; {problem.mend}"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "::", "[::1]", "fe80::1%eth0", "notify.example.com", "a_b.c-d", "x." * 126]
+)
+def test_hosts_that_may_be_one(host: str) -> None:
+    assert load(host=host).host == host.strip("[]")
 
 
 def test_all_problems_are_told_at_once() -> None:
