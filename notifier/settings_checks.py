@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
 from notifier.auth import keys
@@ -23,6 +23,8 @@ from notifier.errors import Problem
 if TYPE_CHECKING:
     from notifier.settings import Settings
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*({_LABEL})\.?")
@@ -155,9 +157,24 @@ def parse_api_keys(value: object) -> tuple[ApiKey, ...]:
         raise UnusableError(problem, mend or "make one with `notifier keys new NAME`") from None
 
 
+def _each(parse: Callable[[_T], _R], items: Iterable[_T]) -> tuple[_R, ...]:
+    """Every item parsed. Raises: UnusableError, about all that cannot be used."""
+    parsed: list[_R] = []
+    wrong: list[UnusableError] = []
+    for item in items:
+        try:
+            parsed.append(parse(item))
+        except UnusableError as error:
+            wrong.append(error)
+    if wrong:
+        problems = ", and ".join(dict.fromkeys(error.problem for error in wrong))
+        raise UnusableError(problems, "; ".join(dict.fromkeys(error.mend for error in wrong)))
+    return tuple(parsed)
+
+
 def parse_origins(value: tuple[str, ...]) -> tuple[str, ...]:
     """As browsers send them: lower case, without a default port."""
-    return tuple(dict.fromkeys(map(_parse_origin, value)))
+    return tuple(dict.fromkeys(_each(_parse_origin, value)))
 
 
 def _parse_origin(text: str) -> str:
@@ -173,7 +190,7 @@ def _parse_origin(text: str) -> str:
 
 
 def parse_networks(value: tuple[object, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(_parse_network(item) for item in value)
+    return _each(_parse_network, value)
 
 
 def _parse_network(item: object) -> IPv4Network | IPv6Network:
@@ -202,9 +219,9 @@ def _found(problem: str, mend: str, *names: str) -> Found:
     return names, Problem(" ".join(f"NOTIFIER_{name.upper()}" for name in names[:1]), problem, mend)
 
 
-def check_together(settings: Settings) -> Iterator[Found]:
-    """What is wrong between settings that are each right."""
-    yield from _check_keys(settings)
+def check_together(settings: Settings, given: Collection[str]) -> Iterator[Found]:
+    """What is wrong between settings that are each right. `given`: those that are set, also to what cannot be used."""
+    yield from _check_keys(settings, given)
     yield from _check_tls(settings)
     if not settings.api_keys:
         yield _found("is required", "make a key with `notifier keys new NAME`", "api_keys")
@@ -224,14 +241,15 @@ def check_together(settings: Settings) -> Iterator[Found]:
         yield _found("is replicated, which only Redis can be", "use fsync", "durability", "engine")
 
 
-def _check_keys(settings: Settings) -> Iterator[Found]:
+def _check_keys(settings: Settings, names: Collection[str]) -> Iterator[Found]:
     kinds = ("jwt_secret", "jwt_public_key", "jwt_jwks_url")
-    given = [kind for kind in kinds if getattr(settings, kind)]
+    given = [kind for kind in kinds if kind in names]
     if not given:
         yield _found("or another key to check tokens with is required", _ONE_KIND, *kinds)
     if len(given) > 1:
         also = " and ".join(f"NOTIFIER_{kind.upper()}" for kind in given[1:])
-        yield _found(f"is set, and {also} too", _ONE_KIND, *given)
+        # About no setting: it holds whatever else is wrong with them.
+        yield (), _found(f"is set, and {also} too", _ONE_KIND, given[0])[1]
     if settings.jwt_secret_previous and not settings.jwt_secret:
         yield _found(
             "is set without NOTIFIER_JWT_SECRET", "set that one, or neither", "jwt_secret_previous", "jwt_secret"

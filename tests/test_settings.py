@@ -173,6 +173,31 @@ def test_all_problems_are_told_at_once() -> None:
     assert {problem.name for problem in found} == {f"NOTIFIER_{name.upper()}" for name in (*many, "nonsense")}
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("trusted_proxies", "10.0.0.1/8,::1,bogus,1.2.3", ["'10.0.0.1/8'", "'bogus'", "'1.2.3'", "write 10.0.0.0/8"]),
+        ("allowed_origins", "https://a.b/,https://good.example,*", ["'https://a.b/'", "'*'", "without a path"]),
+        ("api_keys", f"shop,b:{KEY},c:short,d:{KEY}", ["key 1 is", "key 3 has", "keys 2 and 4", "keys new NAME"]),
+    ],
+)
+def test_every_item_of_a_list_that_is_wrong_is_told(name: str, value: str, words: list[str]) -> None:
+    (problem,) = problems_of(**{name: value})
+    text = f"{problem.problem}; {problem.mend}"
+    assert [word for word in words if word not in text] == []
+    assert "good" not in text
+
+
+def test_kinds_of_keys_are_counted_also_where_they_are_wrong() -> None:
+    found = problems_of(jwt_public_key="nonsense", jwt_jwks_url="http://issuer.example/jwks")
+    assert [problem.name for problem in found] == [
+        "NOTIFIER_JWT_PUBLIC_KEY",
+        "NOTIFIER_JWT_JWKS_URL",
+        "NOTIFIER_JWT_SECRET",
+    ]
+    assert found[-1].problem == "is set, and NOTIFIER_JWT_PUBLIC_KEY and NOTIFIER_JWT_JWKS_URL too"
+
+
 def test_combinations_are_checked_beside_single_values_that_are_wrong() -> None:
     names = [problem.name for problem in problems_of(port="x", api_keys=None, ttl_default_seconds="9999999")]
     assert sorted(names) == ["NOTIFIER_API_KEYS", "NOTIFIER_PORT", "NOTIFIER_TTL_DEFAULT_SECONDS"]
