@@ -62,6 +62,7 @@ class Server(uvicorn.Server):
         self._parts = parts
         self.failed = False
         self.on_ready: Callable[[], None] = lambda: None
+        self._signalled = False
         self._stopping: asyncio.Task[None] | None = None
         parts.node.on_failure = self._fail
 
@@ -94,8 +95,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, the second is the end."""
-        if self._stopping is not None or self.should_exit:
+        if self._signalled or self.should_exit:
             os._exit(1 if self.failed else 0)
+        self._signalled = True  # here, not on the loop: the second may come before the loop's next turn
         asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
 
     def _begin_to_stop(self) -> None:
