@@ -137,11 +137,10 @@ def _verifier(settings: Settings, clock: Clock) -> TokenVerifier:
 
 def create_app(parts: Parts) -> FastAPI:
     """The application for `transport.http.HttpProtocol`, which finds the Door in its lifespan state. The engine is open
-    already: why it could not be opened is told by an exit code, which a lifespan cannot."""
+    already, and keys are fetched: why that could not be is told by an exit code, which a lifespan cannot."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        await parts.verifier.start()
         parts.door.application = app
         try:
             yield {"door": parts.door}

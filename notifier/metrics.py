@@ -20,6 +20,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from notifier import errors as e
 from notifier.engine.base import AckedBy, LossReason, Stats
 
 QUICK: Final[tuple[float, ...]] = (
@@ -43,6 +44,32 @@ QUICK: Final[tuple[float, ...]] = (
 )
 LONG: Final[tuple[float, ...]] = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0)
 SIZES: Final[tuple[float, ...]] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+# What labels are known to say. Each is exported as 0 before it first happens: to Prometheus a series that begins with 1
+# has not increased, and an alert on the first event would stay silent.
+TRANSPORTS: Final[tuple[str, ...]] = ("websocket", "sse")
+LOSSES: Final[tuple[str, ...]] = ("expired", "overflow", "purged", "slow_consumer")
+OPERATIONS: Final[tuple[str, ...]] = ("commit",)
+FAILURES: Final[tuple[str, ...]] = ("commit", "read", "damaged_record", "disk", "sweep")
+OUTCOMES: Final[tuple[str, ...]] = (
+    *("sent", "queued", "duplicate", "dropped"),
+    *(e.Unauthorized.code, e.Forbidden.code, e.MethodNotAllowed.code, e.TooLarge.code, e.UnsupportedEncoding.code),
+    *(e.BadJson.code, e.Invalid.code, e.IdConflict.code, e.MailboxFull.code, e.StorageFull.code),
+    *(e.EngineUnavailable.code, e.Busy.code, e.Draining.code),
+)
+_OF_TOKENS: Final[tuple[str, ...]] = (
+    *(e.TokenMissing.reason, e.TokenInvalid.reason, e.TokenExpired.reason, e.ForbiddenOrigin.reason),
+    *(e.Revoked.reason, e.NoKeys.reason, e.EngineUnavailable.reason),
+)
+REFUSALS: Final[tuple[str, ...]] = (
+    *_OF_TOKENS,
+    *(e.BadHandshake.reason, e.UpgradeRequired.reason, e.ClientIdMismatch.reason, e.Overloaded.reason),
+    *(e.Draining.reason, e.Invalid.reason),
+)
+UNSEEN: Final[tuple[str, ...]] = (
+    *(e.Unauthorized.reason, e.Forbidden.reason, *_OF_TOKENS),
+    *("bad_request", e.TooLarge.code, e.RequestTimeout.code),
+)
 
 
 class Histogram:
@@ -86,7 +113,7 @@ class Metrics:
         self.publishes: dict[str, int] = {}
         self.lost: dict[str, int] = defaultdict(int)
         self.engine_errors: dict[str, int] = defaultdict(int)
-        self.operations: dict[str, Histogram] = {}
+        self.operations: dict[str, Histogram] = {name: Histogram(QUICK) for name in OPERATIONS}
         self.settled_by_client = self.settled_by_transport = 0
         self.resent = self.collapsed = self.slow_consumers = self.acks_ignored = 0
         self.duration = Histogram((1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604800.0))
@@ -184,9 +211,9 @@ class Metrics:
     def families(self) -> Iterator[Metric]:
         """Every family, with all its samples."""
         g = self.gauges()
-        yield _gauge("connections", "Open connections.", g.connections.items(), "transport")
+        yield _gauge("connections", "Open connections.", _known(TRANSPORTS, g.connections), "transport")
         yield _gauge("clients", "Clients with at least one connection.", [("", g.clients)])
-        yield _counter("connections_opened", "Connections welcomed.", self.opened.items(), "transport")
+        yield _counter("connections_opened", "Connections welcomed.", _known(TRANSPORTS, self.opened), "transport")
         closed = CounterMetricFamily(
             "notifier_connections_closed", "Connections ended, by close code.", labels=["transport", "code"]
         )
@@ -195,18 +222,18 @@ class Metrics:
         yield closed
         yield _histogram("connection_duration_seconds", "How long connections lasted.", self.duration)
         yield _gauge("connections_window_full", "Connections that wait for an ack.", [("", g.window_full)])
-        yield _counter("handshakes_refused", "Handshakes refused, by reason.", self.refused.items(), "reason")
+        yield _counter("handshakes_refused", "Handshakes refused, by reason.", _known(REFUSALS, self.refused), "reason")
         yield _counter(
             "requests_refused",
             "Requests refused unseen: without the key they need, malformed, too large, too slow.",
-            self.turned_away.items(),
+            _known(UNSEEN, self.turned_away),
             "reason",
         )
-        yield _counter("publishes", "Publishes answered, by outcome.", self.publishes.items(), "outcome")
+        yield _counter("publishes", "Publishes answered, by outcome.", _known(OUTCOMES, self.publishes), "outcome")
         settled = (("client", self.settled_by_client), ("transport", self.settled_by_transport))
         yield _counter("notifications_settled", "Notifications settled.", settled, "acked_by")
         yield _counter("notifications_resent", "Written again on a later connection.", [("", self.resent)])
-        yield _counter("notifications_lost", "Left without an acknowledgement.", self.lost.items(), "reason")
+        yield _counter("notifications_lost", "Left without an acknowledgement.", _known(LOSSES, self.lost), "reason")
         yield _counter("notifications_collapsed", "Replaced by a later one.", [("", self.collapsed)])
         yield _counter("acks_ignored", "Acks above what was written.", [("", self.acks_ignored)])
         yield _gauge("pending_notifications", "Unacknowledged, over all mailboxes.", [("", g.stats.pending)])
@@ -220,7 +247,7 @@ class Metrics:
         for name, histogram in self.operations.items():
             operations.add_metric([name], histogram.buckets(), histogram.total)
         yield operations
-        yield _counter("engine_errors", "Engine operations failed.", self.engine_errors.items(), "operation")
+        yield _counter("engine_errors", "Engine operations failed.", _known(FAILURES, self.engine_errors), "operation")
         yield _histogram("engine_batch_size", "Notifications per commit.", self.batches)
         yield _gauge("engine_up", "1 while the engine works.", [("", int(g.stats.up))])
         yield _counter("slow_consumers", "Connections aborted for not reading.", [("", self.slow_consumers)])
@@ -262,6 +289,10 @@ def _samples(
     for value, count in rows:
         family.add_metric([value] if label else [], count)
     return family
+
+
+def _known(labels: tuple[str, ...], counts: dict[str, int]) -> Iterable[tuple[str, float]]:
+    return (dict.fromkeys(labels, 0) | counts).items()
 
 
 def _counter(name: str, text: str, rows: Iterable[tuple[str, float]], label: str | None = None) -> Metric:

@@ -66,6 +66,7 @@ class Server(uvicorn.Server):
         self._parts = parts
         self.failed = False
         self.on_ready: Callable[[], None] = lambda: None
+        self._signalled = False
         self._stopping: asyncio.Task[None] | None = None
         parts.node.on_failure = self._fail
 
@@ -100,8 +101,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, the second is the end."""
-        if self._stopping is not None or self.should_exit:
+        if self._signalled or self.should_exit:
             os._exit(1 if self.failed else 0)
+        self._signalled = True  # here, not on the loop: the second may come before the loop's next turn
         asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
 
     def _begin_to_stop(self) -> None:
@@ -162,10 +164,24 @@ def _listener(host: str, port: int, *, shares: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shares)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.bind((host, port))
-    listener.listen(BACKLOG)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    """Why nothing can listen there, and which setting is to be mended."""
+    if isinstance(error, socket.gaierror):
+        return f"{host} is not the name of an address of this machine ({error.strerror}). Correct NOTIFIER_HOST."
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL, errno.ENODEV):
+        return f"{host} is not an address of this machine ({error.strerror}). Correct NOTIFIER_HOST."
+    text = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+    return f"{host}:{port} {text}. Choose another NOTIFIER_PORT."
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> int:
@@ -181,8 +197,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> 
     try:
         listeners = listen(settings)
     except OSError as error:
-        text = "is taken by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-        _log.error("cannot_listen", detail=f"{settings.host}:{settings.port} {text}. Choose another NOTIFIER_PORT.")
+        _log.error("cannot_listen", detail=_why_not(settings.host, settings.port, error))
         return EX_UNAVAILABLE
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(_serve(settings, listeners, on_ready))
@@ -191,9 +206,12 @@ def serve(settings: Settings, on_ready: Callable[[str], None] | None = None) -> 
 async def _serve(settings: Settings, listeners: list[socket.socket], on_ready: Callable[[str], None] | None) -> int:
     try:
         parts = Parts(settings)
+        await parts.verifier.start()  # before the engine, which would have to be closed again
         await parts.node.start()
     except (ConfigurationError, Unavailable) as error:
         _log.error("cannot_start", detail=error.detail)
+        for listener in listeners:
+            listener.close()
         return EX_CONFIG if isinstance(error, ConfigurationError) else EX_UNAVAILABLE
     config = uvicorn.Config(
         create_app(parts),

@@ -20,7 +20,7 @@ from notifier import settings_checks as checks
 from notifier.auth import keys
 from notifier.auth.apikeys import ApiKey
 from notifier.errors import ConfigurationError, Problem
-from notifier.settings_sources import PREFIX, EnvironmentSource
+from notifier.settings_sources import PREFIX, SECRETS, EnvironmentSource
 
 _SPARE_FILES: Final = 512  # for the database, logs, publishers' requests and what the libraries open
 _MIB: Final = 1024 * 1024
@@ -148,6 +148,7 @@ def load_settings(environ: Mapping[str, str] | None = None, *, dev: bool = False
     values = source()
     problems = list(source.problems)
     failed = {problem.name.removeprefix(PREFIX).removesuffix("_FILE").lower() for problem in problems}
+    given = values.keys() | {name for name in failed if name.upper() in SECRETS}  # also by a file that is unreadable
     try:
         settings = Settings(**values, dev=dev, notes=tuple(source.notes))
     except ValidationError as error:
@@ -156,7 +157,8 @@ def load_settings(environ: Mapping[str, str] | None = None, *, dev: bool = False
         failed |= wrong.keys()
         # The rest, so that combinations of what is right are looked at too.
         settings = Settings(**{name: value for name, value in values.items() if name not in wrong})
-    problems += [problem for names, problem in checks.check_together(settings) if failed.isdisjoint(names)]
+    together = checks.check_together(settings, given)
+    problems += [problem for names, problem in together if failed.isdisjoint(names)]
     if problems:
         raise ConfigurationError(problems=problems)
     return settings.model_copy(update={"warnings": tuple(checks.warnings_of(settings, open_file_limit()))})

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from collections.abc import Callable, Collection, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
 from notifier.auth import keys
@@ -23,8 +23,11 @@ from notifier.errors import Problem
 if TYPE_CHECKING:
     from notifier.settings import Settings
 
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 _DEFAULT_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*({_LABEL})\.?")
 _ORIGIN: Final = re.compile(
     rf"([a-z][a-z0-9+.-]*)://((?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?"
 )
@@ -58,9 +61,28 @@ def parse_size(value: object) -> object:
 
 
 def parse_host(value: str) -> str:
-    if value != value.strip() or "/" in value or " " in value:
+    """Whether the name is known, and the address this machine's, only the start can tell."""
+    host = value.removeprefix("[").removesuffix("]")
+    if not _is_address(host) and not _is_name(host):
         raise UnusableError("is not an address or host name", "give for example 127.0.0.1, 0.0.0.0 or ::")
-    return value.removeprefix("[").removesuffix("]")
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_name(host: str) -> bool:
+    try:
+        name = host.encode("idna").decode().lower()  # refuses labels that are empty or over 63 bytes (RFC 1035 §2.3.4)
+    except UnicodeError:
+        return False
+    match = _NAME.fullmatch(name)
+    return match is not None and len(name) <= 253 and not match[1].isdigit()  # digits: an IPv4 address misspelt
 
 
 def parse_engine(value: str) -> str:
@@ -135,9 +157,24 @@ def parse_api_keys(value: object) -> tuple[ApiKey, ...]:
         raise UnusableError(problem, mend or "make one with `notifier keys new NAME`") from None
 
 
+def _each(parse: Callable[[_T], _R], items: Iterable[_T]) -> tuple[_R, ...]:
+    """Every item parsed. Raises: UnusableError, about all that cannot be used."""
+    parsed: list[_R] = []
+    wrong: list[UnusableError] = []
+    for item in items:
+        try:
+            parsed.append(parse(item))
+        except UnusableError as error:
+            wrong.append(error)
+    if wrong:
+        problems = ", and ".join(dict.fromkeys(error.problem for error in wrong))
+        raise UnusableError(problems, "; ".join(dict.fromkeys(error.mend for error in wrong)))
+    return tuple(parsed)
+
+
 def parse_origins(value: tuple[str, ...]) -> tuple[str, ...]:
     """As browsers send them: lower case, without a default port."""
-    return tuple(dict.fromkeys(map(_parse_origin, value)))
+    return tuple(dict.fromkeys(_each(_parse_origin, value)))
 
 
 def _parse_origin(text: str) -> str:
@@ -153,7 +190,7 @@ def _parse_origin(text: str) -> str:
 
 
 def parse_networks(value: tuple[object, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(_parse_network(item) for item in value)
+    return _each(_parse_network, value)
 
 
 def _parse_network(item: object) -> IPv4Network | IPv6Network:
@@ -161,11 +198,17 @@ def _parse_network(item: object) -> IPv4Network | IPv6Network:
         return item
     mend = "write an address or a network, for example 10.0.0.0/8"
     try:
-        return ip_network(str(item))
+        return _plain(ip_network(str(item)))
     except ValueError:
         with contextlib.suppress(ValueError):
             mend = f"write {ip_network(str(item), strict=False)}"
         raise UnusableError(f"has {str(item)[:60]!r}, which is not a network", mend) from None
+
+
+def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Peers with an IPv4 address are compared as such, also where they are seen as ::ffff:192.0.2.1."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return network if mapped is None or network.prefixlen < 96 else IPv4Network((mapped, network.prefixlen - 96))
 
 
 Found = tuple[tuple[str, ...], Problem]
@@ -176,9 +219,9 @@ def _found(problem: str, mend: str, *names: str) -> Found:
     return names, Problem(" ".join(f"NOTIFIER_{name.upper()}" for name in names[:1]), problem, mend)
 
 
-def check_together(settings: Settings) -> Iterator[Found]:
-    """What is wrong between settings that are each right."""
-    yield from _check_keys(settings)
+def check_together(settings: Settings, given: Collection[str]) -> Iterator[Found]:
+    """What is wrong between settings that are each right. `given`: those that are set, also to what cannot be used."""
+    yield from _check_keys(settings, given)
     yield from _check_tls(settings)
     if not settings.api_keys:
         yield _found("is required", "make a key with `notifier keys new NAME`", "api_keys")
@@ -198,14 +241,15 @@ def check_together(settings: Settings) -> Iterator[Found]:
         yield _found("is replicated, which only Redis can be", "use fsync", "durability", "engine")
 
 
-def _check_keys(settings: Settings) -> Iterator[Found]:
+def _check_keys(settings: Settings, names: Collection[str]) -> Iterator[Found]:
     kinds = ("jwt_secret", "jwt_public_key", "jwt_jwks_url")
-    given = [kind for kind in kinds if getattr(settings, kind)]
+    given = [kind for kind in kinds if kind in names]
     if not given:
         yield _found("or another key to check tokens with is required", _ONE_KIND, *kinds)
     if len(given) > 1:
         also = " and ".join(f"NOTIFIER_{kind.upper()}" for kind in given[1:])
-        yield _found(f"is set, and {also} too", _ONE_KIND, *given)
+        # About no setting: it holds whatever else is wrong with them.
+        yield (), _found(f"is set, and {also} too", _ONE_KIND, given[0])[1]
     if settings.jwt_secret_previous and not settings.jwt_secret:
         yield _found(
             "is set without NOTIFIER_JWT_SECRET", "set that one, or neither", "jwt_secret_previous", "jwt_secret"

@@ -56,6 +56,9 @@ class EnvironmentSource(EnvSettingsSource):
             for name, value in sorted(self._environ.items())
             if name.startswith(PREFIX) and value.strip()
         }
+        for name in [name for name, value in given.items() if not _is_text(value)]:
+            self.problems.append(Problem(PREFIX + name, "is not UTF-8 text", "write it in UTF-8, best in ASCII only"))
+            del given[name]
         self._take_away_kubernetes(given)
         files = {name: given.pop(f"{name}_FILE") for name in SECRETS if f"{name}_FILE" in given}
         for name in _OF_CLIENTS:
@@ -113,3 +116,12 @@ class EnvironmentSource(EnvSettingsSource):
                 return text
             self.problems.append(Problem(variable, "names an empty file", "write the value into it"))
         return None
+
+
+def _is_text(value: str) -> bool:
+    """Bytes that are no UTF-8 stand in the environment as lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

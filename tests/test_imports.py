@@ -48,7 +48,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "hub": {"session"},
     "fanout": {"diagnosis", "engine.base", "errors", "hub", "metrics"},
     # Where engine and hub meet. It knows an engine's contract and no engine.
-    "metrics": {"engine.base"},
+    "metrics": {"engine.base", "errors"},
     "diagnosis": {"engine.base", "clock"},
     "node": NODE,
     # What the network meets, and what is asked over HTTP.

@@ -50,7 +50,11 @@ RSA_PRIVATE = RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption(
 
 # One setting each: its value, and words that the problem or its mend must have.
 REFUSED: dict[str, list[tuple[str, str]]] = {
-    "host": [(" 0.0.0.0", "address"), ("http://0.0.0.0", "address")],
+    "host": [
+        *((wrong, "address") for wrong in (" 0.0.0.0", "http://0.0.0.0", "*", "a..b", "a b", ".", "-", "a_.b-")),
+        *((wrong, "address") for wrong in ("256.1.1.1", "10.1", "1.2.3.4:80", "::g", "x" * 64, "x." * 127 + "x")),
+        ("caf\udce9", "UTF-8"),
+    ],
     "port": [("abc", "whole number from 0 to 65535"), ("-1", "range"), ("65536", "range"), ("80.5", "whole number")],
     "engine": [
         ("redis://localhost", "not built into this version"),
@@ -67,6 +71,7 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
     ],
     "durability": [("none", "'fsync', 'page_cache' or 'replicated'"), ("replicated", "only Redis")],
     "jwt_secret": [
+        ("\udcff" * 40, "UTF-8"),
         ("s" * 31, "shorter than 32 bytes"),
         ("é" * 15, "shorter than 32 bytes"),
         (pem(RSA), "PEM"),
@@ -155,10 +160,42 @@ def test_a_value_that_is_refused(name: str, value: str, words: str) -> None:
     assert words in f"{problem.problem}; {problem.mend}"
 
 
+@pytest.mark.parametrize(
+    "host", ["localhost", "::", "[::1]", "fe80::1%eth0", "notify.example.com", "a_b.c-d", "x." * 126]
+)
+def test_hosts_that_may_be_one(host: str) -> None:
+    assert load(host=host).host == host.strip("[]")
+
+
 def test_all_problems_are_told_at_once() -> None:
     many = {name: values[0][0] for name, values in REFUSED.items() if name not in ("tls_cert", "tls_key")}
     found = problems_of(**many, nonsense="1")
     assert {problem.name for problem in found} == {f"NOTIFIER_{name.upper()}" for name in (*many, "nonsense")}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("trusted_proxies", "10.0.0.1/8,::1,bogus,1.2.3", ["'10.0.0.1/8'", "'bogus'", "'1.2.3'", "write 10.0.0.0/8"]),
+        ("allowed_origins", "https://a.b/,https://good.example,*", ["'https://a.b/'", "'*'", "without a path"]),
+        ("api_keys", f"shop,b:{KEY},c:short,d:{KEY}", ["key 1 is", "key 3 has", "keys 2 and 4", "keys new NAME"]),
+    ],
+)
+def test_every_item_of_a_list_that_is_wrong_is_told(name: str, value: str, words: list[str]) -> None:
+    (problem,) = problems_of(**{name: value})
+    text = f"{problem.problem}; {problem.mend}"
+    assert [word for word in words if word not in text] == []
+    assert "good" not in text
+
+
+def test_kinds_of_keys_are_counted_also_where_they_are_wrong() -> None:
+    found = problems_of(jwt_public_key="nonsense", jwt_jwks_url="http://issuer.example/jwks")
+    assert [problem.name for problem in found] == [
+        "NOTIFIER_JWT_PUBLIC_KEY",
+        "NOTIFIER_JWT_JWKS_URL",
+        "NOTIFIER_JWT_SECRET",
+    ]
+    assert found[-1].problem == "is set, and NOTIFIER_JWT_PUBLIC_KEY and NOTIFIER_JWT_JWKS_URL too"
 
 
 def test_combinations_are_checked_beside_single_values_that_are_wrong() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, NamedTuple
@@ -74,22 +74,35 @@ def _bearer(authorization: bytes | None) -> bytes | None:
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """`name:secret[:scope+scope]`, separated by commas or lines; secret plain or `sha256$HEX`.
 
-    Raises: ValueError, with words that fit behind a name. They tell a key's position and nothing of its text: a
-    secret may stand where a name belongs.
+    Raises: ValueError, with words that fit behind a name: all that is wrong, a semicolon, and the mends. They tell a
+    key's position and nothing of its text: a secret may stand where a name belongs.
     """
-    keys: list[ApiKey] = []
+    keys: dict[int, ApiKey] = {}
+    wrong: list[str] = []
     entries = [entry.strip() for entry in text.replace("\n", ",").split(",")]
     for position, entry in enumerate(filter(None, entries), 1):
-        key = _parse_key(entry, position)
-        for earlier, other in enumerate(keys, 1):
-            if key.name == other.name:
-                raise ValueError(f"keys {earlier} and {position} have the same name; give each its own")
-            if key.digest == other.digest:
-                raise ValueError(f"keys {earlier} and {position} have the same secret; remove one of them")
-        keys.append(key)
+        try:
+            key = _parse_key(entry, position)
+            _check_unlike(key, position, keys)
+        except ValueError as error:
+            wrong.append(str(error))
+        else:
+            keys[position] = key
+    if wrong:
+        parts = [each.partition("; ") for each in wrong]
+        mends = dict.fromkeys(mend for _, _, mend in parts if mend)
+        raise ValueError("; ".join([", ".join(problem for problem, _, _ in parts), *mends]))
     if not keys:
         raise ValueError("holds no key; give name:secret")
-    return tuple(keys)
+    return tuple(keys.values())
+
+
+def _check_unlike(key: ApiKey, position: int, keys: Mapping[int, ApiKey]) -> None:
+    for earlier, other in keys.items():
+        if key.name == other.name:
+            raise ValueError(f"keys {earlier} and {position} have the same name; give each its own")
+        if key.digest == other.digest:
+            raise ValueError(f"keys {earlier} and {position} have the same secret; remove one of them")
 
 
 def _parse_key(entry: str, position: int) -> ApiKey:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .output import CommandError, Exit, as_json, as_text, note, say
-from .target import JsonOption, TokenOption, UrlOption, server_url, token_source
+from .target import JsonOption, TokenOption, UrlOption, check_id, server_url, token_source
 
 if TYPE_CHECKING:
     from notifier.client.events import Notification
@@ -34,6 +34,7 @@ def listen(
         if count not in (None, 1):
             raise typer.BadParameter("--once and --count say different numbers")
         count = 1
+    check_id(client_id)
     base = server_url(url)
     source = token_source(token, base, client_id)
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .installed import installed_version
-from .output import CommandError, Exit, note, say
+from .output import CommandError, Exit, give_up_output, note, say
 
 if TYPE_CHECKING:
     import typer
@@ -74,8 +73,7 @@ def run() -> None:
         note(f"notifier: {error.message}")
         sys.exit(error.code)
     except BrokenPipeError:
-        # Whoever read the output has gone. Python would fail again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_output()  # whoever read it has gone
         sys.exit(Exit.FAILED)
     except KeyboardInterrupt:
         sys.exit(130)

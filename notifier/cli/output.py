@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +49,31 @@ def as_text(value: object) -> str:
 
 
 def say(text: str = "") -> None:
-    """A result, on standard output at once (a pipe may be waiting for it)."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """A result, on standard output at once (a pipe may be waiting for it). Raises: CommandError, BrokenPipeError."""
+    if sys.stdout is None:  # `>&-`
+        raise CommandError("standard output is closed")
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_output()
+        raise CommandError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def give_up_output() -> None:
+    """Nothing more can be printed; without this Python would fail again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:
     """What is for the person and not for the pipe."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    if sys.stderr is None:  # `2>&-`
+        return
+    with suppress(OSError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def report_problems(error: ConfigurationError, *, json_form: bool = False) -> Exit:

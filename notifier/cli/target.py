@@ -47,6 +47,14 @@ def find_dev() -> Dev | None:
     return Dev(kept, found.url if found else None)
 
 
+def check_id(client_id: str) -> None:
+    """Raises: BadParameter, where it cannot be a CLIENT_ID."""
+    from notifier.fields import check_client_id
+
+    if (problem := check_client_id(client_id)) is not None:
+        raise typer.BadParameter(f"CLIENT_ID {problem}")
+
+
 def server_url(option: str | None) -> str:
     """Where the server is."""
     if option:
@@ -67,17 +75,26 @@ def server_url(option: str | None) -> str:
 def api_key(option: str | None, url: str) -> str:
     """The key to publish with. A dev server's key goes to that server only."""
     if option:
-        return option
+        return _checked(option, "the API key (--api-key or NOTIFIER_API_KEY)")
     dev = find_dev()
     if dev is not None and dev.url == url:
         return dev.secrets.api_key
     raise CommandError(f"no API key for {url}: give --api-key (or NOTIFIER_API_KEY)", Exit.USAGE)
 
 
+def _checked(secret: str, what: str) -> str:
+    from notifier.client.credentials import checked
+
+    try:
+        return checked(secret, what)
+    except ValueError as error:
+        raise CommandError(str(error), Exit.USAGE) from error
+
+
 def token_source(option: str | None, url: str, client_id: str) -> str | Callable[[], str]:
     """The token to connect with, or what makes a new one each time one is needed."""
     if option:
-        return option
+        return _checked(option, "the token (--token or NOTIFIER_TOKEN)")
     from . import minting
 
     dev = find_dev()

@@ -9,7 +9,7 @@ import typer
 
 from . import durations
 from .output import as_json, say
-from .target import JsonOption
+from .target import JsonOption, check_id
 
 
 def token(
@@ -22,14 +22,12 @@ def token(
 
     In production your application makes these tokens; this is for trying, testing and repairing.
     """
-    from notifier.fields import check_client_id, check_group
+    from notifier.fields import check_group
 
-    for name, problem in (
-        ("CLIENT_ID", check_client_id(client_id)),
-        *(("--group", check_group(g)) for g in group or ()),
-    ):
-        if problem is not None:
-            raise typer.BadParameter(f"{name} {problem}")
+    check_id(client_id)
+    for name in group or ():
+        if (problem := check_group(name)) is not None:
+            raise typer.BadParameter(f"--group {problem}")
     lifetime = durations.seconds(ttl)
     if lifetime <= 0:
         raise typer.BadParameter("the ttl must be more than 0")

@@ -25,10 +25,11 @@ def websocket_url(url: str, ack: str) -> str:
 def _parsed(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in _HTTP and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in _HTTP and bool(parts.hostname) and parts.port != 0 and " " not in parts.netloc
+        (parts.hostname or "").encode("idna")  # an empty label or one that is too long is a ValueError here
     except ValueError:
         valid = False
-    if not valid:
+    if not valid or not url.isprintable():
         raise ValueError(f"{url!r} is not a URL like http://127.0.0.1:8000 or wss://example.com")
     return parts
 

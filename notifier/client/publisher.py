@@ -21,6 +21,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
+from . import credentials
 from .addresses import http_base, is_loopback
 from .backoff import Backoff
 from .errors import Refused, Unreachable
@@ -57,7 +58,12 @@ class _Calls:
 
     def __init__(self, url: str, api_key: str, timeout: float, attempts: int) -> None:
         self.base = http_base(url)
-        self.headers = {"X-API-Key": api_key, "User-Agent": "notifier-python", "Accept": "application/json"}
+        key = credentials.checked(api_key, "the API key")
+        self.headers = {"X-API-Key": key, "User-Agent": "notifier-python", "Accept": "application/json"}
+        try:
+            httpx2.URL(self.base)  # it is stricter with names than Python is
+        except httpx2.InvalidURL as error:
+            raise ValueError(f"{url!r} is not a URL: {error}") from None
         self.trust_env = not is_loopback(self.base)
         self.timeout = timeout
         self.attempts = max(1, attempts)
@@ -115,7 +121,10 @@ class _Calls:
 
 
 class Publisher:
-    """Publishes with an API key. Safe to share between threads; close it, or use it with `with`."""
+    """Publishes with an API key. Safe to share between threads; close it, or use it with `with`.
+
+    Raises: ValueError, where `url` is no URL or `api_key` cannot be a key.
+    """
 
     def __init__(self, url: str, api_key: str, *, timeout: float = 10.0, attempts: int = 4) -> None:
         self._calls = _Calls(url, api_key, timeout, attempts)

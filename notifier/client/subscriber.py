@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple, Self
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
+from . import credentials
 from .addresses import is_loopback, websocket_url
 from .backoff import Backoff
 from .closing import Action, Verdict, after_close, after_refusal
@@ -55,7 +56,7 @@ class Subscriber:
 
     `token` is a token, or a function (plain or async) that returns one and is asked before each connection and before
     the present one expires. If it raises OSError, TimeoutError or ClientError, it is asked again later; any other
-    exception ends the subscription.
+    exception ends the subscription. Raises: ValueError, where `url` is no URL or `token` cannot be a token.
 
     `ack="client"`: only `acknowledge` settles. `ack="auto"`: the connection itself does; then a crash between arrival
     and use loses what had arrived.
@@ -72,7 +73,7 @@ class Subscriber:
         open_timeout: float = 10.0,
     ) -> None:
         self._url = websocket_url(url, ack)
-        self._token = token
+        self._token = credentials.checked(token, "the token") if isinstance(token, str) else token
         self._ack = ack
         self._backoff = backoff or Backoff()
         self._tls: dict[str, Any] = {} if ssl is None else {"ssl": ssl}
@@ -249,7 +250,7 @@ class Subscriber:
         if isinstance(self._token, str):
             return self._token
         token = self._token()
-        return await token if inspect.isawaitable(token) else token
+        return credentials.checked(await token if inspect.isawaitable(token) else token, "the token")
 
     # What the server says.
 

@@ -94,7 +94,7 @@ class SQLiteEngine(MailboxEngine):
             fresh = database.inspect(self._path)
             self._lock.take()
             fresh = database.inspect(self._path)  # the last holder may have made it meanwhile
-        self._store.open(fresh, database.APPLICATION_ID, database.VERSION)
+        self._store.connect(fresh, database.APPLICATION_ID, database.VERSION)
         mail, self._last_seq, losses, revoked = self._store.load()
         self._committed = self._last_seq
         now_ms = self._clock.now_ms()
@@ -103,6 +103,7 @@ class SQLiteEngine(MailboxEngine):
             box.put(seq, expires_ms, size, flags, key)
             self._expiries.add(client_id, box, expires_ms, now_ms)
             self._pending += 1
+        self._store.claim()  # only now that all of it could be read
         self._store.clear_log()
         self._revoked = dict(revoked)
         for client_id, reason, total, told in losses:

@@ -118,14 +118,20 @@ class Store:
         """Pages that this connection had written when the log was last cleared."""
         self.log_missing = False
         """The last server ended without an end, and the log that it must have left is not there."""
+        self._has_log = False
+        """There is a log that must stay when the connection is closed without a checkpoint."""
         self._connection: apsw.Connection = None  # type: ignore[assignment]  # until it is opened
 
     def open(self, fresh: bool, application_id: int, version: int) -> None:
-        """Connect; create the tables in a fresh file; read every promise of durability back from SQLite.
+        """Connect, and claim the file at once. Raises: as `connect` and `claim`."""
+        self.connect(fresh, application_id, version)
+        self.claim()
 
-        Raises: apsw.Error; EngineUnavailable when SQLite does not accept a pragma that durability hangs on.
+    def connect(self, fresh: bool, application_id: int, version: int) -> None:
+        """Connect, and create the tables in a fresh file. Any other is not changed yet: it may turn out to be
+        damaged, or to have other tables, when it is read. Raises: apsw.Error.
         """
-        log = os.path.exists(self.path + "-wal")
+        self._has_log = os.path.exists(self.path + "-wal")
         connection = self._connection = apsw.Connection(self.path)
         connection.set_busy_timeout(5_000)
         # A process that was killed while it made the file leaves pages that SQLite takes back now: none is left.
@@ -133,6 +139,14 @@ class Store:
             with connection:
                 connection.execute(files("notifier.engine").joinpath("schema.sql").read_text())
                 connection.execute(f"PRAGMA application_id={application_id}; PRAGMA user_version={version}")
+
+    def claim(self) -> None:
+        """Read every promise of durability back from SQLite, and leave the mark of a server that runs.
+
+        Raises: apsw.Error; EngineUnavailable when SQLite does not accept a pragma that durability hangs on.
+        """
+        connection, log = self._connection, self._has_log
+        self._has_log = True
         synchronous = {"fsync": 2, "page_cache": 1}[self._durability]
         # SQLite's own checkpoints keep it to themselves when the disk fails them: they are ours, see `commit`.
         for name, value, expected in (
@@ -172,7 +186,7 @@ class Store:
             if checkpoint:
                 with suppress(apsw.Error):
                     self._connection.execute(queries.USE, (0,))
-            else:
+            elif self._has_log:  # else SQLite takes an empty one away again
                 self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._connection.close()
 

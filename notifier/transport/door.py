@@ -155,6 +155,7 @@ class Door:
 
     def address(self, peer: str, forwarded: str) -> str:
         """Whose request it is: where the peer is a trusted proxy, the last address it forwards that is none."""
+        peer = _plain(peer)
         if not self._trusted or not self._is_trusted(peer):
             return peer
         for hop in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
@@ -162,6 +163,7 @@ class Door:
                 ip_address(hop)
             except ValueError:
                 return peer
+            hop = _plain(hop)
             if not self._is_trusted(hop):
                 return hop
             peer = hop
@@ -173,3 +175,14 @@ class Door:
         except ValueError:
             return False
         return any(ip in network for network in self._trusted)
+
+
+def _plain(address: str) -> str:
+    """A listener for both families sees IPv4 peers as ::ffff:192.0.2.1 (RFC 4291 §2.5.5.2): the same machine."""
+    if ":" not in address:
+        return address
+    try:
+        mapped = getattr(ip_address(address), "ipv4_mapped", None)
+    except ValueError:
+        return address
+    return address if mapped is None else str(mapped)

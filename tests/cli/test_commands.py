@@ -45,6 +45,27 @@ def test_help_lists_every_command_and_each_has_help(tmp_path: Path) -> None:
     assert "NOTIFIER_API_KEYS" in notifier("serve", "--help", cwd=tmp_path).out
 
 
+@pytest.mark.parametrize(("host", "words"), [("bogus.invalid", "bogus.invalid is"), ("203.0.113.9", "203.0.113.9 is")])
+def test_a_host_that_is_not_of_this_machine_is_named_and_not_the_port(host: str, words: str, tmp_path: Path) -> None:
+    done = notifier("serve", cwd=tmp_path, **GOOD, NOTIFIER_HOST=host, NOTIFIER_PORT="0")
+    assert done.code == 69
+    assert words in done.err + done.out
+    assert "Correct NOTIFIER_HOST." in done.err + done.out
+    assert "NOTIFIER_PORT" not in done.err + done.out
+
+
+def test_certificates_that_cannot_be_read_are_a_configuration_to_mend_and_leave_the_database_alone(
+    tmp_path: Path,
+) -> None:
+    """To fetch a JWKS the machine's trusted certificates are needed; no start after it speaks of a log that is gone."""
+    keys = {"NOTIFIER_JWT_JWKS_URL": "https://127.0.0.1:1/keys", "NOTIFIER_API_KEYS": f"shop:{SECRET}"}
+    bundle = {"SSL_CERT_FILE": str(tmp_path / "missing.pem"), "NOTIFIER_PORT": "0"}
+    done = notifier("serve", cwd=tmp_path, **keys, **bundle)
+    assert done.code == 78
+    assert "SSL_CERT_FILE names certificates that cannot be read: correct or remove it" in done.out + done.err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from notifier.client import Publisher, Subscriber
 from notifier.client.addresses import http_base, is_loopback, websocket_url
 from notifier.client.backoff import Backoff
 from notifier.client.closing import Action, after_close, after_refusal
@@ -130,3 +131,18 @@ def test_a_refusal_tells_its_fields() -> None:
         422, {"code": "invalid", "detail": "Two fields.", "errors": [{"field": "ttl", "message": "no"}, 7]}
     )
     assert (refusal.code, refusal.detail, refusal.fields) == ("invalid", "Two fields.", {"ttl": "no"})
+
+
+@pytest.mark.parametrize("secret", ["", "canary\nx", "canary-é", " canary", "canary\udcff"])
+def test_a_key_or_token_that_no_header_can_carry_is_refused_and_not_shown(secret: str) -> None:
+    for make in (lambda: Publisher("http://localhost", secret), lambda: Subscriber("http://localhost", secret)):
+        with pytest.raises(ValueError, match="no header") as refusal:
+            make()
+        assert "canary" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["http://a..b", "http://exa mple", "http://a\n", "http://" + "a" * 64 + ".example"])
+def test_a_host_that_cannot_be_one_is_no_url(url: str) -> None:
+    for make in (lambda: Publisher(url, "key"), lambda: Subscriber(url, "token")):
+        with pytest.raises(ValueError, match="is not a URL"):
+            make()

@@ -19,11 +19,20 @@ from tests.engine.world import World
 Make = Callable[..., World]
 
 
+def contents(path: Path) -> dict[str, bytes]:
+    """The database and what SQLite puts beside it, byte by byte; but the index of a log, which may be made anew."""
+    files = [Path(f"{path}{suffix}") for suffix in ("", "-wal", "-journal", "-shm")]
+    found = {file.name: file.read_bytes() for file in files if file.exists()}
+    if files[1].name in found:
+        found.pop(files[3].name, None)
+    return found
+
+
 async def refused(world: World, error: type[Exception]) -> str:
-    before = world.path.read_bytes() if world.path.exists() else None
+    before = contents(world.path)
     with pytest.raises(error) as refusal:
         await world.start()
-    assert (world.path.read_bytes() if world.path.exists() else None) == before, "untouched"
+    assert contents(world.path) == before, "untouched"
     return str(refusal.value)
 
 
@@ -77,6 +86,43 @@ async def test_a_file_with_ruined_pages(a_world: Make) -> None:
     content[4096:-4096] = b"\xa5" * (len(content) - 8192)
     world.path.write_bytes(content)
     assert "backup" in await refused(world, ConfigurationError)
+
+
+async def test_a_file_with_ruined_pages_beside_its_log(a_world: Make, tmp_path: Path) -> None:
+    """After a crash: what stands in the log is not brought into what is damaged."""
+    world, copy = a_world(), a_world()
+    await made(world)
+    await world.start()
+    await world.put()
+    copy.path = tmp_path / "copy.db"
+    crashed = contents(world.path)
+    ruined = crashed["notifier.db"][:8192].ljust(len(crashed["notifier.db"]), b"\xa5")
+    copy.path.write_bytes(ruined)
+    copy.path.with_name("copy.db-wal").write_bytes(crashed["notifier.db-wal"])
+    await world.stop()
+    assert "backup" in await refused(copy, ConfigurationError)
+
+
+async def test_a_backup_put_in_place_of_a_damaged_file_is_taken(a_world: Make) -> None:
+    world = a_world()
+    await made(world)
+    whole = world.path.read_bytes()
+    world.path.write_bytes(whole[:4096] + b"\xff" * 4096 + whole[8192:])
+    await refused(world, ConfigurationError)
+    world.path.write_bytes(whole)
+    await world.start()
+    assert len(await world.pending()) == 100
+    await world.stop()
+
+
+async def test_our_marks_without_our_tables(a_world: Make) -> None:
+    world = a_world()
+    other = sqlite3.connect(world.path)
+    other.execute("CREATE TABLE t (x)")
+    other.execute(f"PRAGMA application_id={database.APPLICATION_ID}")
+    other.execute(f"PRAGMA user_version={database.VERSION}")
+    other.close()
+    assert "cannot be used" in await refused(world, ConfigurationError)
 
 
 async def test_an_empty_file_becomes_ours(a_world: Make) -> None:

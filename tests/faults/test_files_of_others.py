@@ -52,6 +52,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:20_000]),
     "truncated within the header": lambda path: path.write_bytes(path.read_bytes()[:50]),
     "a page of zeros": lambda path: path.write_bytes(path.read_bytes()[:4096] + bytes(4096) + path.read_bytes()[8192:]),
+    "a page of noise": lambda path: path.write_bytes(
+        path.read_bytes()[:4096] + b"\xff" * 4096 + path.read_bytes()[8192:]
+    ),
     "newer": newer,
     "another program's": another_program,
     "another program's, alike": alike,
@@ -65,12 +68,16 @@ def test_what_cannot_be_used_ends_the_start_with_78_and_stays_as_it_is(
     filled(server)
     assert server.terminate() == 0
     path = server.directory / "notifier.db"
+    whole = path.read_bytes()
     breaking(path)
     before = path.read_bytes()
     with pytest.raises(StartError) as refusal:
         server.start()
     assert refusal.value.status == 78
     assert path.read_bytes() == before
+    assert not [beside.name for beside in path.parent.glob("notifier.db-*") if beside.name != "notifier.db-lock"]
+    path.write_bytes(whole)
+    delivers(server.start())
     assert "Traceback" not in server.log
 
 
