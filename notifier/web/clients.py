@@ -282,7 +282,7 @@ def router(node: Node, keys: ApiKeys, name: str) -> APIRouter:
     async def purge_one(request: Request) -> Response:
         with audited(request) as call:
             call.done()
-            seq = request.path_params["seq"]
+            seq = decoded(request.path_params["seq"])
             if not (seq.isascii() and seq.isdigit() and len(seq) <= 16 and 0 < int(seq) <= MAX_SEQ):
                 raise Invalid("The seq is not valid.", errors=[FieldError("seq", f"From 1 to {MAX_SEQ}.")])
             return answer(await act.purge(call.client_id, int(seq)))

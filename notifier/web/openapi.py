@@ -125,13 +125,15 @@ EXAMPLES: dict[type, Any] = {
 }
 PUBLISH = (e.Unauthorized, e.Forbidden, e.TooLarge, e.UnsupportedEncoding, e.BadJson, e.Invalid, e.Busy, e.Draining)
 STORE = (*PUBLISH, e.IdConflict, e.MailboxFull, e.StorageFull, e.EngineUnavailable)
-ADMIN = (e.Unauthorized, e.Forbidden, e.Invalid, e.EngineUnavailable)
+EACH = (e.IdConflict, e.MailboxFull, e.StorageFull, e.Busy, e.EngineUnavailable)
+"""What each of `client_ids` may be refused with. Where all of them are, it is the first one's status."""
+ADMIN = (e.Unauthorized, e.Forbidden, e.TooLarge, e.Invalid, e.EngineUnavailable)
 CLIENT = (e.BadHandshake, e.TokenMissing, e.TokenInvalid, e.TokenExpired, e.ForbiddenOrigin, e.Revoked)
 TEXT = "text/plain"
 
 
 class Operation(NamedTuple):
-    """One method on one path. `answers`: status → (type or media type, words)."""
+    """One method on one path. `answers`: status → (type or media type, words); `each`: see EACH."""
 
     method: str
     path: str
@@ -143,6 +145,7 @@ class Operation(NamedTuple):
     query: tuple[str, ...] = ()
     secured: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
+    each: tuple[type[NotifierError], ...] = ()
 
 
 _KEY = ("apiKey", "apiKeyBearer")
@@ -158,7 +161,7 @@ def _admin(method: str, path: str, summary: str, answer: type, *query: str) -> O
 
 OPERATIONS = (
     Operation("post", "/notify", "publish", "Send a notification", _STORED, STORE, NotifyBody, ("wait",), _KEY,
-              ("Idempotency-Key",)),
+              ("Idempotency-Key",), EACH),
     Operation(
         "post", "/notify/{client_id}", "publish", "Send a notification; the body is its data",
         _STORED, STORE, "any", _OPTIONS, _KEY, ("Idempotency-Key",),
@@ -174,7 +177,7 @@ OPERATIONS = (
     Operation(
         "get", "/notifications/{id}", "publish", "What became of a notification sent with receipt",
         {200: (ReceiptView, "Its receipt, kept for 7 days.")},
-        (e.Unauthorized, e.Forbidden, e.NotFound, e.IdConflict, e.Invalid, e.EngineUnavailable),
+        (e.Unauthorized, e.Forbidden, e.NotFound, e.IdConflict, e.TooLarge, e.Invalid, e.EngineUnavailable),
         None, ("client_id",), _KEY,
     ),
     Operation(
@@ -304,10 +307,10 @@ def _responses(operation: Operation) -> dict[str, Any]:
         told[str(status)] = {"description": words} | ({"content": _content(kind)} if kind is not None else {})
     for status in sorted({error.status for error in operation.errors}):
         codes = dict.fromkeys(error.code for error in operation.errors if error.status == status)
-        told[str(status)] = {
-            "description": "; ".join(f"`{code}`" for code in codes),
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
+        content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        if any(error.status == status for error in operation.each):
+            content |= _content(Answers)
+        told[str(status)] = {"description": "; ".join(f"`{code}`" for code in codes), "content": content}
     return told
 
 

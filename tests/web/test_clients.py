@@ -143,6 +143,16 @@ async def test_poison_is_taken_out_alone_and_the_client_is_told(shared_server: S
         assert [frame["data"] for frame in await client.notifications(2)] == [0, 2]
 
 
+def test_the_seq_of_the_path_is_percent_decoded_once_as_every_parameter(shared_server: Server) -> None:
+    me = "admin-encoded"
+    seq = str(publish(shared_server, client_id=me, data=1).body["seq"])
+    path = f"/clients/{me}/notifications/"
+    twice = "".join(f"%25{ord(digit):02x}" for digit in seq)
+    assert admin(shared_server, "DELETE", path + twice).status == 422
+    assert admin(shared_server, "DELETE", path + "%ff").status == 422
+    assert admin(shared_server, "DELETE", path + "".join(f"%{ord(digit):02x}" for digit in seq)).body == {"purged": 1}
+
+
 async def test_what_is_purged_stays_gone_and_its_gap_told(make_server: Any) -> None:
     server = make_server()
     sent = [publish(server, client_id="alice", data=n).body["seq"] for n in range(3)]

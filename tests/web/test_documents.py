@@ -122,6 +122,7 @@ def test_publishing_needs_a_key_and_connecting_a_token(spec: dict[str, Any]) -> 
 
 def test_every_door_says_how_it_refuses(spec: dict[str, Any]) -> None:
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    answers_to_many = {"application/json": {"schema": {"$ref": "#/components/schemas/Answers"}}}
     for path, methods in spec["paths"].items():
         for operation in methods.values():
             answers = operation["responses"]
@@ -129,10 +130,13 @@ def test_every_door_says_how_it_refuses(spec: dict[str, Any]) -> None:
             refusals = {"401", "403"} if named else set()
             if path not in ("/events", "/metrics") and named:  # the one says what a retry may mend within its 200
                 refusals.add("503")
+            if operation["tags"][0] in ("publish", "administer"):
+                refusals.add("413")
             assert refusals <= set(answers), path
             for status, answer in answers.items():
                 if status >= "400" and path != "/readyz":
-                    assert answer["content"] == problem, (path, status)
+                    all_refused = path == "/notify" and status in ("409", "429", "503", "507")  # each of client_ids
+                    assert answer["content"] == problem | (answers_to_many if all_refused else {}), (path, status)
                     assert re.fullmatch(r"`\w+`(; `\w+`)*", answer["description"])
     assert spec["components"]["schemas"]["Problem"]["examples"]
 
