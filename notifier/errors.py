@@ -44,13 +44,15 @@ class NotifierError(Exception):
     """What whoever meets it can do; the class's first sentence is the cause. /docs/errors is made of both."""
     close_code: ClassVar[int] = 1011
     reason: ClassVar[str] = "internal"
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, detail: str = "", *, errors: Sequence[FieldError] = (), id: str | None = None) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.errors = tuple(errors)
         self.id = id
+        self.more_headers: tuple[tuple[str, str], ...] = ()
+        """Of this one answer, beside those of its class."""
 
 
 class Problem(NamedTuple):

@@ -242,7 +242,10 @@ def _ready(settings: Settings, listener: socket.socket, on_ready: Callable[[str]
 
 
 def _raise_file_limit() -> None:
-    """As many connections as the system lets us have."""
+    """As many connections as the system lets us have. A filter of system calls may refuse: then as it is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:  # Python makes a ValueError of EPERM
+            _log.warning("file_limit_not_raised", open_files=soft, reason=str(error))

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     host: Annotated[str, AfterValidator(checks.parse_host)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    port: Annotated[int, BeforeValidator(checks.parse_port), Field(ge=0, le=65535)] = 8000
     engine: Annotated[str, AfterValidator(checks.parse_engine)] = "sqlite:///notifier.db"
     durability: Annotated[Literal["fsync", "page_cache", "replicated"], Lower] = "fsync"
 

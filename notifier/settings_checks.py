@@ -32,6 +32,7 @@ _ORIGIN: Final = re.compile(
     rf"([a-z][a-z0-9+.-]*)://((?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?"
 )
 _SIZE: Final = re.compile(r"(\d+)\s*(?:([KMG])i?B)?", re.IGNORECASE | re.ASCII)
+_WHOLE: Final = re.compile(r"-?[0-9]{1,9}")
 _UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 _NEVER_AN_ID: Final = ("exp", "nbf", "iat", "iss", "aud", "groups")
 _ONE_KIND: Final = "set exactly one of NOTIFIER_JWT_SECRET, NOTIFIER_JWT_PUBLIC_KEY and NOTIFIER_JWT_JWKS_URL"
@@ -58,6 +59,15 @@ def parse_size(value: object) -> object:
     if not isinstance(value, str) or (match := _SIZE.fullmatch(value.strip())) is None:
         return value
     return int(match[1]) * _UNITS[(match[2] or "").upper()]
+
+
+def parse_port(value: object) -> object:
+    """Plain digits: what else Python takes for a whole number (1_000, 8000.0), cli/health.py and people do not."""
+    if not isinstance(value, str):
+        return value
+    if _WHOLE.fullmatch(text := value.strip()) is None:
+        raise UnusableError("is not a whole number", "write a whole number from 0 to 65535 (the default is 8000)")
+    return int(text)
 
 
 def parse_host(value: str) -> str:

@@ -1,15 +1,39 @@
-"""The end of the process, as far as no process has to end for it."""
+"""What the process asks of the system at its start, and its end, as far as no process has to end for it."""
 
 from __future__ import annotations
 
 import asyncio
+import resource
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import uvicorn
+from structlog.testing import capture_logs
 
+from notifier import server
 from notifier.server import Server
+
+
+@pytest.mark.parametrize("error", [ValueError("not allowed to raise maximum limit"), PermissionError(1, "no")])
+def test_a_limit_of_open_files_that_may_not_be_raised_stays_as_it_is(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seccomp filter may refuse it, with the unit of deploy/ or in a container."""
+    asked = []
+
+    def refuse(what: int, limits: tuple[int, int]) -> None:
+        asked.append((what, limits))
+        raise error
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with capture_logs() as logs:
+        server._raise_file_limit()
+    assert asked == [(resource.RLIMIT_NOFILE, (4096, 4096))]
+    assert [(entry["event"], entry["log_level"], entry["open_files"]) for entry in logs] == [
+        ("file_limit_not_raised", "warning", 1024)
+    ]
 
 
 async def test_after_a_failure_the_process_ends_though_its_disk_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,13 @@ REFUSED: dict[str, list[tuple[str, str]]] = {
         *((wrong, "address") for wrong in ("256.1.1.1", "10.1", "1.2.3.4:80", "::g", "x" * 64, "x." * 127 + "x")),
         ("caf\udce9", "UTF-8"),
     ],
-    "port": [("abc", "whole number from 0 to 65535"), ("-1", "range"), ("65536", "range"), ("80.5", "whole number")],
+    "port": [
+        ("abc", "whole number from 0 to 65535"),
+        ("-1", "range"),
+        ("65536", "range"),
+        ("80.5", "whole number"),
+        *((wrong, "whole number from 0 to 65535") for wrong in ("8000.0", "1_000", "+80", "٣", "0x50", "9" * 5000)),
+    ],
     "engine": [
         ("redis://localhost", "not built into this version"),
         ("rediss://user:pw@localhost", "not built into this version"),
@@ -165,6 +171,10 @@ def test_a_value_that_is_refused(name: str, value: str, words: str) -> None:
 )
 def test_hosts_that_may_be_one(host: str) -> None:
     assert load(host=host).host == host.strip("[]")
+
+
+def test_white_space_around_a_port_is_nothing() -> None:
+    assert load(port=" 18108 ").port == 18108
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -16,16 +16,16 @@ _TIMEOUT = 3.0
 
 def alive(environ: dict[str, str]) -> bool:
     """Ask /livez of the server that this environment configures."""
-    port = environ.get("NOTIFIER_PORT", "8000")
+    port = environ.get("NOTIFIER_PORT", "").strip()  # as notifier.settings reads it
     # Kubernetes puts tcp://… there for a Service named notifier; the server ignores that, too.
-    number = int(port) if port.isdigit() else 8000
-    host = environ.get("NOTIFIER_HOST", "127.0.0.1")
+    number = int(port) if port.isascii() and port.isdigit() else 8000
+    host = environ.get("NOTIFIER_HOST", "").strip().removeprefix("[").removesuffix("]")
     if host in {"", "0.0.0.0"}:  # noqa: S104 - compared, not bound
         host = "127.0.0.1"
     elif host == "::":
         host = "::1"
     connection: http.client.HTTPConnection
-    if environ.get("NOTIFIER_TLS_CERT"):
+    if environ.get("NOTIFIER_TLS_CERT", "").strip():
         # Is it alive, not who is it: the certificate names the public host, never the loopback address.
         context = ssl.create_default_context()
         context.check_hostname = False

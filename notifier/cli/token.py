@@ -31,9 +31,13 @@ def token(
     lifetime = durations.seconds(ttl)
     if lifetime <= 0:
         raise typer.BadParameter("the ttl must be more than 0")
+    from notifier.auth.tokens import END_OF_TIME
+
     from .minting import for_this_directory
 
     issued = int(time.time())
+    if issued + lifetime >= END_OF_TIME:
+        raise typer.BadParameter("the ttl must end before the year 10000; no server takes a token that does not")
     signed = for_this_directory()(client_id, lifetime, tuple(group or ()))
     if json:
         say(as_json({"token": signed, "client_id": client_id, "expires_at": _rfc3339(issued + lifetime)}))

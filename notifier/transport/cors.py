@@ -31,9 +31,9 @@ def headers(origins: Origins, request: Request) -> bytes:
 def shared(origins: Origins, head: Head, error: NotifierError) -> NotifierError:
     """`error`, which refuses a request to a shared path by its head alone: told so that the page may read it."""
     origin = head.header(b"origin")
-    error.headers = (*error.headers, ("Vary", "origin"))
+    error.more_headers = (("Vary", "origin"),)
     if origin is not None and origins.listed(origin.decode("latin-1")):
-        error.headers = (*error.headers, ("Access-Control-Allow-Origin", origin.decode("latin-1")))
+        error.more_headers += (("Access-Control-Allow-Origin", origin.decode("latin-1")),)
     return error
 
 

@@ -52,7 +52,9 @@ def problem(error: NotifierError) -> tuple[int, bytes, bytes]:
 def problem_headers(error: NotifierError, kind: str = "application/problem+json") -> bytes:
     """The header lines of the answer that tells an error. `kind`: the media type of its body."""
     headers = f"content-type: {kind}\r\ncache-control: no-store\r\n"
-    return (headers + "".join(f"{name.lower()}: {value}\r\n" for name, value in error.headers)).encode()
+    return (
+        headers + "".join(f"{name.lower()}: {value}\r\n" for name, value in error.headers + error.more_headers)
+    ).encode()
 
 
 def tell_defect(request: Request, error: Exception) -> None:

@@ -76,6 +76,8 @@ def test_certificates_that_cannot_be_read_are_a_configuration_to_mend_and_leave_
         ["token", "alice", "--ttl", "1y"],
         ["token", "alice", "--ttl", "0"],
         ["token", "alice", "--ttl", "-1"],
+        ["token", "alice", "--ttl", "999999999w"],
+        ["token", "alice", "--ttl", "420000w"],
         ["token", " alice"],
         ["token", "a\nb"],
         ["token", "x" * 201],

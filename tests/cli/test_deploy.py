@@ -92,6 +92,9 @@ def test_the_health_check_tells_a_living_server_from_a_dead_one(make_server: Cal
     assert health(NOTIFIER_PORT=str(server.port)) == 0
     # As in the container: the server listens on every address.
     assert health(NOTIFIER_PORT=str(server.port), NOTIFIER_HOST="0.0.0.0") == 0
+    # What the server strips or takes for not set.
+    assert health(NOTIFIER_PORT=f" {server.port} ", NOTIFIER_HOST=" ", NOTIFIER_TLS_CERT=" ") == 0
+    assert health(NOTIFIER_PORT=str(server.port), NOTIFIER_HOST="[::ffff:127.0.0.1]") == 0
     server.kill()
     assert health(NOTIFIER_PORT=str(server.port)) == 1
 
