@@ -238,8 +238,7 @@ class HttpProtocol:
     def on_headers_complete(self) -> None:
         request = self._current
         assert request is not None
-        self._head_done, self._head_size = True, 0
-        head = request.head
+        self._head_done, self._head_size, head = True, 0, request.head
         heads.complete(head, self._parser, self._url, self._door)
         if self._parser.should_upgrade() and not head.upgrade:
             return  # it comes again, see _upgraded
@@ -352,19 +351,21 @@ class HttpProtocol:
         elif not self._choked:
             self.transport.resume_reading()
 
+    def _is_busy(self) -> bool:  # apart: mypyc takes what was looked at once for what it is after a call, too
+        return self._busy is not None
+
     def _go_on(self) -> None:
         """An answer is written, or was taken: the next request, the bytes behind it, and then new ones."""
         if self._busy is not None or self._choked or self.transport.is_closing() or not self._deadline:
-            return
+            return None
         if self._queue:
-            self._next()
-        elif self._unparsed:
+            return self._next()
+        if self._unparsed:
             data, self._unparsed = self._unparsed, b""
             self.data_received(data)
-            if self._busy is None and not self._unparsed and self._lingering < 0:
-                self.transport.resume_reading()
-        else:
-            self.transport.resume_reading()
+            if self._is_busy() or self._unparsed or self._lingering >= 0:
+                return None
+        return self.transport.resume_reading()
 
     def _refuse_now(self, error: NotifierError) -> None:
         """Answer, after those before it, a request that has not come whole; and end it: what follows is not trusted."""

@@ -158,8 +158,10 @@ async def test_more_than_a_thousand(publisher: Publisher) -> None:
         ):
             pass
     assert (found.status, found.body["duplicate"], found.body["waited"]) == (202, True, False)
+    left = []
     for leave in (asyncio.StreamWriter.close, lambda writer: writer.transport.abort()):
-        leave(sockets.pop()[1])
+        left.append(sockets.pop()[1])
+        leave(left[-1])
         async with asyncio.timeout(20):
             while not (found := await apublish(publisher.server, wait=1, client_id=alice, data=1, id="a")).body.get(
                 "waited", True
@@ -174,6 +176,7 @@ async def test_more_than_a_thousand(publisher: Publisher) -> None:
     assert all(b"200 OK" in answer and b'"delivered"' in answer for answer in answers)
     for _, writer in sockets:
         writer.close()
+    await asyncio.gather(*(writer.wait_closed() for writer in [*left, *(writer for _, writer in sockets)]))
 
 
 async def test_a_drain_answers_those_who_wait(make_server: Callable[..., Server]) -> None:
