@@ -275,10 +275,10 @@ class Session:
                 self._proofs.acknowledged(seq)
         elif self.spend(now):  # one that advances is free
             if seq > self.position:
-                self.ignored_acks += 1
-            elif confirm:
+                self.ignored_acks += 1  # of an earlier connection, perhaps: it settles nothing, but somebody has heard
+            if confirm and seq <= self.position:
                 self._acknowledge(seq, "client", True)
-            elif self._proofs is not None and self._proofs.heard(seq):
+            elif self._proofs is not None and self._proofs.heard(min(seq, self.acked)):
                 self._acknowledge(self.acked, "client", False)
 
     def receive_pong(self, payload: bytes, now: float) -> None:

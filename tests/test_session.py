@@ -74,6 +74,31 @@ def test_a_gap_with_nothing_after_it_is_acknowledged_by_any_ack_once_its_ping_is
     assert talk.acknowledged() is None
 
 
+def test_such_an_ack_may_be_the_last_of_an_earlier_connection() -> None:
+    """It is above everything written here, so it settles nothing."""
+    talk = Talk(state=MailboxState(0, losses(expired=2), None))
+    *_, ping = talk.greeting
+    talk.ack(7)
+    assert talk.acknowledged() is None, "it may have been sent before the gap was read"
+    talk.session.receive_pong(ping, 0)
+    talk.ack(7)
+    assert talk.acknowledged() == (0, "client", False, {"expired": 102})
+    assert talk.session.ignored_acks == 2
+
+
+def test_an_ack_of_what_was_never_written_does_not_acknowledge_a_gap_for_being_high() -> None:
+    talk = Talk()
+    talk.live(1)
+    talk.session.ended([2], "purged", losses(purged=1))
+    talk.session.seen = 2
+    talk.session.behind = False
+    talk.live(3)
+    talk.ack(9)
+    assert talk.acknowledged() is None
+    talk.ack(3)
+    assert talk.acknowledged() == (3, "client", False, {"purged": 101})
+
+
 @pytest.mark.parametrize("ack", ["auto", "client"])
 @pytest.mark.parametrize("confirm", [True, False])
 def test_an_ack_that_may_have_been_sent_before_a_gap_was_read_does_not_acknowledge_it(

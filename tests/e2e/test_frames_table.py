@@ -221,6 +221,32 @@ async def test_gap_is_repeated_until_a_later_acknowledgement(narrow: Server, cli
         assert "gap" not in kinds(alice)
 
 
+async def test_the_last_ack_said_again_acknowledges_a_gap_that_nothing_came_after(
+    narrow: Server, client_id: str
+) -> None:
+    """As docs/frontend.md tells: on a new connection it is above everything that was written there."""
+    await lose(narrow, client_id, "purged")
+    (answer,) = await send(narrow, client_id)
+    async with Client(narrow, client_id, ack="client") as alice:
+        await alice.next("notification")
+        await alice.ack(answer["seq"], confirm=True)
+        await alice.next("settled")
+    await lose(narrow, client_id, "purged")
+    async with Client(narrow, client_id, ack="client") as alice:
+        await alice.next("gap")
+        await alice.ping()  # the server has read our pong, too
+        await alice.ack(answer["seq"])
+        await alice.ping()
+    deadline = time.monotonic() + 10
+    while True:  # its commit may take up to a second
+        async with Client(narrow, client_id, ack="client") as alice:
+            await alice.welcome
+            await alice.ping()
+            if "gap" not in kinds(alice):
+                break
+        assert time.monotonic() < deadline
+
+
 async def test_a_pong_alone_acknowledges_a_gap(narrow: Server, client_id: str) -> None:
     await lose(narrow, client_id, "purged")
     gap = {"type": "gap", "reason": "purged", "dropped": 2}
