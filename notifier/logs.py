@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from traceback import extract_tb
 from typing import Any
 
 import structlog
@@ -15,6 +16,12 @@ import structlog
 def audit() -> Any:
     """A logger that no LOG_LEVEL silences, for what administrators do."""
     return structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET))
+
+
+def defect(logger: Any, event: str, error: BaseException) -> None:
+    """A defect of ours: what and where, but not the error's text, which may hold what a client sent."""
+    places = [f"{frame.filename}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+    logger.error(event, error=type(error).__name__, at=places)
 
 
 def configure(level: str, format: str) -> None:

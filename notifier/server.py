@@ -30,7 +30,7 @@ import uvloop
 
 from notifier.app import Parts, create_app
 from notifier.errors import ConfigurationError, Unavailable
-from notifier.logs import configure
+from notifier.logs import configure, defect
 from notifier.protocol import Close
 from notifier.settings import Settings
 from notifier.transport.http import REQUEST_DEADLINE_S, HttpProtocol
@@ -107,8 +107,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_soon_threadsafe(self._begin_to_stop)
 
     def _begin_to_stop(self) -> None:
-        if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
     async def _stop(self) -> None:
         parts, settings = self._parts, self._parts.settings
@@ -140,7 +139,16 @@ class Server(uvicorn.Server):
 
 
 class _Loop(uvloop.Loop):
-    """uvloop's, but a TLS handshake has the deadline of a request, not a minute."""
+    """uvloop's, but a TLS handshake has the deadline of a request, not a minute, and what nobody catches is told as any
+    other defect of ours."""
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """See asyncio."""
+        error = context.get("exception")
+        if error is None:
+            super().default_exception_handler(context)
+        else:
+            defect(_log, "defect", error)
 
     async def create_server(self, *args: Any, **options: Any) -> Any:
         """See asyncio."""

@@ -37,7 +37,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "clock": {"errors"},
     "strictjson": {"errors"},
     # Storage and identity, which know nothing of each other, of nodes or of carriers.
-    "engine": {"engine", "errors", "clock"},
+    "engine": {"engine", "errors", "clock", "logs"},
     "auth": {"auth", *GROUND},
     # The conversation: values only.
     "protocol": {"engine.base"},

@@ -36,6 +36,20 @@ def test_a_limit_of_open_files_that_may_not_be_raised_stays_as_it_is(
     ]
 
 
+def test_what_nobody_catches_is_told_without_what_a_client_sent() -> None:
+    def fail() -> None:
+        raise ValueError("what a client sent")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(fail)
+        await asyncio.sleep(0)
+
+    with capture_logs() as logs, asyncio.Runner(loop_factory=server._Loop) as runner:
+        runner.run(main())
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("defect", "ValueError")]
+    assert "what a client sent" not in repr(logs)
+
+
 async def test_after_a_failure_the_process_ends_though_its_disk_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end waits for the engine's thread, and that may wait for the disk for ever."""
     ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -240,8 +240,8 @@ class MailboxEngine(Reading):
             for listener in self._listeners:
                 try:
                     handed = listener.wake(notification, after)
-                except Exception:
-                    listener_failed()
+                except Exception as error:
+                    listener_failed(error)
                     continue
                 connections += handed.connections
                 taken += handed.taken
@@ -266,8 +266,8 @@ class MailboxEngine(Reading):
             for listener in self._listeners:
                 try:
                     listener.settled(client_id, settling.seq, settling.acked_by, seqs, live, now_us)
-                except Exception:
-                    listener_failed()
+                except Exception as error:
+                    listener_failed(error)
         if settling.dones is not None:
             for done in settling.dones:
                 tell(done, None)
@@ -282,8 +282,8 @@ class MailboxEngine(Reading):
         for listener in self._listeners:
             try:
                 listener.ended(ending.client_id, ending.reason, ending.seqs, ending.losses)
-            except Exception:
-                listener_failed()
+            except Exception as error:
+                listener_failed(error)
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 

@@ -295,17 +295,13 @@ class Mailbox:
     def restore(self, taken: Sequence[Cell]) -> None:
         """Put entries back that a failed commit did not remove after all."""
         if len(taken) > FEW:
-            rows = [(seq, expires_ms, mark) for seq, expires_ms, mark, _ in taken]
-            if self:
-                cells = self._spread()
-                rows += zip(cells[::_STRIDE], cells[1::_STRIDE], cells[2::_STRIDE], strict=True)
-            self._seq = 0
-            self._cells = array("q", chain.from_iterable(sorted(rows)))
-        for seq, expires_ms, mark, key in taken:
-            if len(taken) <= FEW:
+            self._put_many(taken)
+        else:
+            for seq, expires_ms, mark, _ in taken:
                 cells = self._spread()
                 at = self._find(cells, seq) * _STRIDE if cells else 0
                 cells[at:at] = array("q", (seq, expires_ms, mark))
+        for seq, _, mark, key in taken:
             self.size += mark >> _SHIFT
             if mark & RECEIPT:
                 self.receipts = True
@@ -314,6 +310,14 @@ class Mailbox:
                 held = self.keys.setdefault(key, [])
                 held.append(seq)
                 held.sort()
+
+    def _put_many(self, taken: Sequence[Cell]) -> None:
+        rows = [(seq, expires_ms, mark) for seq, expires_ms, mark, _ in taken]
+        if self:
+            cells = self._spread()
+            rows += zip(cells[::_STRIDE], cells[1::_STRIDE], cells[2::_STRIDE], strict=True)
+        self._seq = 0
+        self._cells = array("q", chain.from_iterable(sorted(rows)))
 
 
 class Expiries:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from notifier.logs import defect
+
 _log = structlog.get_logger("notifier.engine")
 
 
@@ -29,11 +31,11 @@ def tell(done: Callable[[Any], None] | None, result: Any) -> None:
         return
     try:
         done(result)
-    except Exception:
-        _log.exception("callback_failed")
+    except Exception as error:
+        defect(_log, "callback_failed", error)
 
 
-def listener_failed() -> None:
+def listener_failed(error: Exception) -> None:
     """In an `except` around a call of a listener: a defect in one client's session must not keep the others of the same
     commit from their answer. What is stored does not hang on it."""
-    _log.exception("listener_failed")
+    defect(_log, "listener_failed", error)

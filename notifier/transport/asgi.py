@@ -4,7 +4,7 @@ a task and the price of a framework. Answers are whole too; nothing here streams
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from notifier.errors import Forbidden, NotifierError, TooLarge, Unauthorized
 from notifier.transport import cors
@@ -20,6 +20,10 @@ def run(door: Door, server_state: Any, request: Request) -> None:
     task = door.loop.create_task(_Call(door, request).run())
     server_state.tasks.add(task)
     return task.add_done_callback(server_state.tasks.discard)
+
+
+_BEFORE: Final = (401, 403, 404, 405)
+"""What the application tells before TooLarge (docs/protocol.md, Errors)."""
 
 
 def decides(refusal: NotifierError) -> bool:
@@ -61,7 +65,7 @@ class _Call:
         except Exception as error:
             tell_defect(request, error)
             return
-        if request.refusal is not None and (self._status < 400 or self._status >= 500 or self._status == 422):
+        if request.refusal is not None and self._status not in _BEFORE:
             self._door.node.metrics.request_refused(request.refusal.code)
             request.fail(request.refusal)
             return

@@ -4,7 +4,6 @@ differ in how they encode what a session says, in what they hear, and in how the
 
 from __future__ import annotations
 
-from traceback import extract_tb
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import structlog
@@ -12,6 +11,7 @@ import structlog
 from notifier.conversation import WINDOW_FULL_S, Out
 from notifier.errors import NotifierError
 from notifier.hub import Carrier
+from notifier.logs import defect
 from notifier.protocol import Close
 from notifier.session import Session
 from notifier.transport.wheel import GRAIN_S
@@ -192,12 +192,7 @@ class SessionCarrier(Carrier):
         self._door.wheel.add(_Linger(self), LINGER_S)
 
     def _broken(self, error: Exception) -> None:
-        """What went wrong goes to the log, without the error's text: that may hold what a client sent."""
-        _log.error(
-            "defect",
-            error=type(error).__name__,
-            at=[f"{f.filename}:{f.lineno}" for f in extract_tb(error.__traceback__)],
-        )
+        defect(_log, "defect", error)
         self.session.close(Close.INTERNAL, "internal")
         if not self._closed_code:
             self._close(Close.INTERNAL, "internal")

@@ -22,19 +22,20 @@ def is_shared(path: bytes) -> bool:
 
 def headers(origins: Origins, request: Request) -> bytes:
     """Header lines for the answer to `request`, which is to a shared path."""
-    origin = request.header(b"origin")
-    if origin is None or not origins.listed(origin.decode("latin-1")):
-        return b"vary: origin\r\n"
-    return b"vary: origin\r\naccess-control-allow-origin: %b\r\n" % origin
+    return "".join(f"{name}: {value}\r\n" for name, value in _pairs(origins, request.head)).encode("latin-1")
 
 
 def shared(origins: Origins, head: Head, error: NotifierError) -> NotifierError:
     """`error`, which refuses a request to a shared path by its head alone: told so that the page may read it."""
-    origin = head.header(b"origin")
-    error.more_headers = (("Vary", "origin"),)
-    if origin is not None and origins.listed(origin.decode("latin-1")):
-        error.more_headers += (("Access-Control-Allow-Origin", origin.decode("latin-1")),)
+    error.more_headers = _pairs(origins, head)
     return error
+
+
+def _pairs(origins: Origins, head: Head) -> tuple[tuple[str, str], ...]:
+    origin = (head.header(b"origin") or b"").decode("latin-1")
+    if not origin or not origins.listed(origin):
+        return (("vary", "origin"),)
+    return (("vary", "origin"), ("access-control-allow-origin", origin))
 
 
 def preflight(origins: Origins, request: Request, methods: bytes) -> bytes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
 from notifier.errors import NotifierError
+from notifier.logs import defect
 
 if TYPE_CHECKING:
     from notifier.transport.request import Request
@@ -58,8 +58,6 @@ def problem_headers(error: NotifierError, kind: str = "application/problem+json"
 
 
 def tell_defect(request: Request, error: Exception) -> None:
-    """A defect of ours costs this request, and no other. The log gets what and where, not the error's text: that may
-    hold what a client sent."""
-    places = [f"{frame.filename}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
-    _log.error("defect", error=type(error).__name__, at=places)
+    """A defect of ours costs this request, and no other."""
+    defect(_log, "defect", error)
     request.fail(NotifierError("Something went wrong on our side. It has been logged."))

@@ -115,11 +115,13 @@ def test_an_upgrade_to_http_2_is_ignored_and_the_connection_goes_on(observed: Ob
 @pytest.mark.parametrize("size", [70_000, 2_000_000])
 def test_a_call_with_too_large_a_body_is_not_carried_out(observed: Observed, method: str, path: str, size: int) -> None:
     assert publish(observed, client_id="dora", data=1).status == 202
+    before = refused(observed, "too_large")
     with Raw(observed) as client:
         client.send(request(method, path, {"X-API-Key": observed.key}, b"x" * size))
         answer = client.answer()
         assert answer is not None
         assert answer.status == 413
+    assert refused(observed, "too_large") == before + 1
     dora = ask(observed, "GET", "/clients/dora").body
     assert dora["pending"] >= 1
     assert dora.get("revoked_at") is None
