@@ -86,13 +86,18 @@ def test_such_an_ack_may_be_the_last_of_an_earlier_connection() -> None:
     assert talk.session.ignored_acks == 2
 
 
-def test_an_ack_of_what_was_never_written_does_not_acknowledge_a_gap_for_being_high() -> None:
+def talk_of_a_gap_between_1_and_3() -> Talk:
     talk = Talk()
     talk.live(1)
     talk.session.ended([2], "purged", losses(purged=1))
     talk.session.seen = 2
     talk.session.behind = False
     talk.live(3)
+    return talk
+
+
+def test_an_ack_of_what_was_never_written_does_not_acknowledge_a_gap_for_being_high() -> None:
+    talk = talk_of_a_gap_between_1_and_3()
     talk.ack(9)
     assert talk.acknowledged() is None
     talk.ack(3)
@@ -120,12 +125,7 @@ def test_an_ack_that_may_have_been_sent_before_a_gap_was_read_does_not_acknowled
 
 
 def test_an_ack_of_mail_that_came_after_a_gap_acknowledges_it_without_any_pong() -> None:
-    talk = Talk()
-    talk.live(1)
-    talk.session.ended([2], "purged", losses(purged=1))
-    talk.session.seen = 2
-    talk.session.behind = False
-    talk.live(3)
+    talk = talk_of_a_gap_between_1_and_3()
     talk.ack(1)
     assert talk.acknowledged() == (1, "client", False, None)
     talk.ack(3)
