@@ -167,9 +167,11 @@ class Session:
         self._out_size = held + size
         self.out.append(notification)
         self.position = seq = notification.seq
-        self._inflight = self._inflight or []
-        self._inflight.append(seq)
-        if len(self._inflight) == self.limits.max_inflight:
+        inflight = self._inflight
+        if inflight is None:
+            inflight = self._inflight = []
+        inflight.append(seq)
+        if len(inflight) == self.limits.max_inflight:
             self.filled = True
             self.limits.full += 1
         return True
@@ -219,7 +221,8 @@ class Session:
             gone = set(seqs)
             left = [seq for seq in self._inflight if seq not in gone]
             unwritten -= len(self._inflight) - len(left)
-            self._reopen(left)
+            full, self._inflight = self.window_full, left
+            self._reopen(full)
         if not unwritten:
             return
         if seqs[-1] > self.seen:
@@ -234,14 +237,19 @@ class Session:
         inflight = self._inflight
         if not inflight or inflight[0] > seq:
             return False
-        self._reopen([] if inflight[-1] <= seq else inflight[bisect_right(inflight, seq) :])
+        full = self.window_full
+        if inflight[-1] <= seq:
+            inflight.clear()  # the list stays: the next one needs it
+        else:
+            del inflight[: bisect_right(inflight, seq)]
+        self._reopen(full)
         return True
 
-    def _reopen(self, inflight: list[int]) -> None:
-        if self.window_full and len(inflight) < self.limits.max_inflight:
+    def _reopen(self, full: bool) -> None:
+        """Some have left the window, which was `full` before."""
+        if full and not self.window_full:
             self.limits.full -= 1
             self._full_since = 0.0
-        self._inflight = inflight or None
 
     # -- what the client says -----------------------------------------------------------------------------------------
 
@@ -381,7 +389,8 @@ class Session:
 
     def release(self) -> None:
         """The connection is gone."""
-        self._reopen([])
+        full, self._inflight = self.window_full, None
+        self._reopen(full)
         self.close(0, "")
 
     def _say(self, frame: protocol.ServerFrame) -> None:

@@ -18,6 +18,10 @@ Step = tuple[str, Row]
 End: TypeAlias = tuple[State, AckedBy | None]
 _PENDING: Final[End] = ("pending", None)
 RECEIPT_KEPT_MS: Final = 7 * 86_400_000
+_SEQ: Final = 1
+_DATA: Final = 10
+"""Where these stand in a row of queries.TURN."""
+_NO_SEQS: Final[list[int]] = []
 
 
 def conflict() -> IdConflict:
@@ -123,7 +127,7 @@ class Settling:
         self.seq = seq
         self.acked_by: AckedBy = acked_by
         self.dones: list[Callable[[NotifierError | None], None]] | None = None
-        self.seqs: list[int] = []
+        self.seqs = _NO_SEQS
         self.receipts = False
         """Some of them have one."""
 
@@ -273,24 +277,8 @@ class Batch:
         return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
     def _rows(self) -> list[Any]:
-        """What nearly every batch holds, for queries.TURN: new mail, and what was acknowledged."""
-        rows: list[Any] = []
-        for item in self.appends:
-            draft = item.draft
-            if not item.seq or (self.known and item.key in self.known):
-                continue
-            client_id, id, data, expires_ms = draft.client_id, draft.id, draft.data, item.expires_ms
-            self.last = seq = item.seq
-            if draft.receipt or item.collapsed is not None or item.dropped is not None:
-                self._special.append(item)
-            content = item.digest()
-            crc = checksum(content, seq, client_id, id, item.accepted_ms)
-            rows += (
-                queries.PUT, seq, client_id, expires_ms, RECEIPT if draft.receipt else 0, draft.collapse_key, id,
-                draft.event, item.accepted_ms, crc, data.decode(), content,
-            )  # fmt: skip
-        if self.last:
-            rows += _turn(queries.LAST, self.last, None)
+        """What nearly every batch holds, for queries.TURN: new mail, and what was acknowledged. Made at its full length,
+        because a list that grows is copied, and so is one that the writer would have to fill up."""
         proven: list[int] = []
         settled: list[int] = []
         for settling in self.settlings.values():
@@ -299,11 +287,42 @@ class Batch:
                 proven.extend(settling.seqs)
             if settling.receipts and settling.seqs:
                 self._noted.append(settling)
+        items = [item for item in self.appends if item.seq and not (self.known and item.key in self.known)]
+        count = len(items) + bool(items) + bool(proven) + bool(settled)
+        rows: list[Any] = [None] * (queries.turn_rows(count) * queries.TURN_WIDTH)
+        at = 0
+        for item in items:
+            self._put(rows, at, item)
+            at += queries.TURN_WIDTH
+        if items:
+            self.last = items[-1].seq
+            rows[at], rows[at + _SEQ] = queries.LAST, self.last
+            at += queries.TURN_WIDTH
         if proven:
-            rows += _turn(queries.PROVEN, None, _json(proven))
+            rows[at], rows[at + _DATA] = queries.PROVEN, _json(proven)
+            at += queries.TURN_WIDTH
         if settled:
-            rows += _turn(queries.SETTLED, None, _json(settled))
+            rows[at], rows[at + _DATA] = queries.SETTLED, _json(settled)
         return rows
+
+    def _put(self, rows: list[Any], at: int, item: Append) -> None:
+        draft = item.draft
+        seq, client_id, id = item.seq, draft.client_id, draft.id
+        if draft.receipt or item.collapsed is not None or item.dropped is not None:
+            self._special.append(item)
+        content = item.digest()
+        rows[at] = queries.PUT
+        rows[at + _SEQ] = seq
+        rows[at + 2] = client_id
+        rows[at + 3] = item.expires_ms
+        rows[at + 4] = RECEIPT if draft.receipt else 0
+        rows[at + 5] = draft.collapse_key
+        rows[at + 6] = id
+        rows[at + 7] = draft.event
+        rows[at + 8] = item.accepted_ms
+        rows[at + 9] = checksum(content, seq, client_id, id, item.accepted_ms)
+        rows[at + _DATA] = draft.data.decode()
+        rows[at + 11] = content
 
     def _steps(self, now_ms: int) -> Iterator[Step]:
         """What is rarer, as statements of its own."""
@@ -320,10 +339,6 @@ class Batch:
         for ending in self.endings:
             yield from _ending(ending, now_ms)
         yield from self.steps
-
-
-def _turn(what: int, seq: int | None, data: str | None) -> Row:
-    return (what, seq, None, None, None, None, None, None, None, None, data, None)
 
 
 def _ending(ending: Ending, now_ms: int) -> Iterator[Step]:

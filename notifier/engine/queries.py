@@ -1,5 +1,6 @@
 """The SQL of the writer thread that is not in schema.sql. A sentence over each."""
 
+from bisect import bisect_left
 from typing import Final
 
 # What nearly every turn does, as rows of one INSERT into a view whose triggers do it: the whole commit, fsync included,
@@ -48,6 +49,12 @@ TURN_SIZES: Final[tuple[int, ...]] = (
 )  # fmt: skip
 _ROW: Final = "(" + ",".join("?" * TURN_WIDTH) + ")"
 TURN_ROWS: Final[dict[int, str]] = {size: "INSERT INTO turn VALUES " + ",".join([_ROW] * size) for size in TURN_SIZES}  # noqa: S608 - our own
+
+
+def turn_rows(count: int) -> int:
+    """How many rows are bound for `count` of them: those of whole statements, and of the smallest that holds the rest."""
+    whole = count // TURN_SIZES[-1] * TURN_SIZES[-1]
+    return whole + TURN_SIZES[bisect_left(TURN_SIZES, count - whole)] if count > whole else whole
 
 # Out of the mailbox, however that came.
 DELETE: Final = "DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(?1))"

@@ -28,7 +28,7 @@ Place = tuple[str, str] | int
 SWEEP_START: Final[Place] = ("", "")
 LOG_PAGES: Final = 4_000
 """Pages (16 MB) of log before a checkpoint: fewer cost throughput, none lets the log grow for ever."""
-_NOTHING: Final[list[Any]] = [None] * (queries.TURN_WIDTH * queries.TURN_SIZES[-1])
+_LONGEST: Final = queries.TURN_WIDTH * queries.TURN_SIZES[-1]
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.decode
 _Row = tuple[int, str, str, str | None, str | None, int, int, int, int, str]
@@ -207,19 +207,20 @@ class Store:
         }
 
     def commit(self, rows: list[Any], steps: Sequence[tuple[str, Row]]) -> None:
-        """One transaction: `rows`, the values of queries.TURN row after row, then the steps in their order.
+        """One transaction: `rows`, the values of queries.TURN row after row and as many as queries.turn_rows says, then
+        the steps in their order.
 
         Returns when it is durable. Raises: apsw.Error, and then nothing of it happened; but if the disk has failed the
         checkpoint after it, it may be there at the next start.
         """
         run = self._connection.execute
-        if not steps and len(rows) <= len(_NOTHING):
+        if not steps and len(rows) <= _LONGEST:
             self._turn(rows)  # one statement is a transaction
         else:
             run("BEGIN IMMEDIATE")
             try:
-                for at in range(0, len(rows), len(_NOTHING)):
-                    self._turn(rows[at : at + len(_NOTHING)])
+                for at in range(0, len(rows), _LONGEST):
+                    self._turn(rows[at : at + _LONGEST])
                 for sql, bindings in steps:
                     run(sql, bindings)
                 run("COMMIT")
@@ -233,9 +234,7 @@ class Store:
             self._cleared = written
 
     def _turn(self, rows: list[Any]) -> None:
-        count = len(rows) // queries.TURN_WIDTH
-        size = next(size for size in queries.TURN_SIZES if size >= count)
-        self._connection.execute(queries.TURN_ROWS[size], rows + _NOTHING[len(rows) : size * queries.TURN_WIDTH])
+        self._connection.execute(queries.TURN_ROWS[len(rows) // queries.TURN_WIDTH], rows)
 
     def read(self, seqs: list[int]) -> tuple[dict[int, Notification], list[int]]:
         """The mail with these seqs, and which of them are damaged."""

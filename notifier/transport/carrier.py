@@ -101,9 +101,10 @@ class SessionCarrier(Carrier):
             session, node = self.session, self._door.node
             if session.others_settled:
                 session.flush_settled()
-            if session.out:
-                out, session.out = session.out, []
-                self._write(self.encode(out[0]) if len(out) == 1 else b"".join([self.encode(item) for item in out]))
+            if out := session.out:
+                data = self.encode(out[0]) if len(out) == 1 else b"".join([self.encode(item) for item in out])
+                out.clear()  # the list stays: the next one needs it
+                self._write(data)
             if session.ack is not None:
                 ack, session.ack = session.ack, None
                 node.acknowledge(self, ack)
