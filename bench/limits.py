@@ -1,7 +1,8 @@
 """What the kernel, the disk and the libraries ask for each part of the work by itself, beside what the server takes for
 the same part: `python -m bench.limits`. µs of CPU time, the least of several rounds; the fsync is waited for.
 
-With `PYTHONPATH=build/compiled` before it (after `make compiled`) it is the package as the container image has it.
+`PYTHONPATH=build/compiled:. python -P -m bench.limits` (after `make compiled`) measures the package as the container
+image has it.
 """
 
 from __future__ import annotations

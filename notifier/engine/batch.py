@@ -277,7 +277,7 @@ class Batch:
         return {client_id for client_id, _ in self.known if client_id in self.displaced} if self.displaced else set()
 
     def _rows(self) -> list[Any]:
-        """What nearly every batch holds, for queries.TURN: new mail, and what was acknowledged. Made at its full length,
+        """What nearly every batch holds, for queries.TURN: new mail, and what was acknowledged. Made at full length,
         because a list that grows is copied, and so is one that the writer would have to fill up."""
         proven: list[int] = []
         settled: list[int] = []

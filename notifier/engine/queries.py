@@ -52,9 +52,10 @@ TURN_ROWS: Final[dict[int, str]] = {size: "INSERT INTO turn VALUES " + ",".join(
 
 
 def turn_rows(count: int) -> int:
-    """How many rows are bound for `count` of them: those of whole statements, and of the smallest that holds the rest."""
+    """How many rows are bound for `count`: those of whole statements, and of the smallest that holds the rest."""
     whole = count // TURN_SIZES[-1] * TURN_SIZES[-1]
     return whole + TURN_SIZES[bisect_left(TURN_SIZES, count - whole)] if count > whole else whole
+
 
 # Out of the mailbox, however that came.
 DELETE: Final = "DELETE FROM mail WHERE seq IN (SELECT value FROM json_each(?1))"
