@@ -23,6 +23,21 @@ def end(request: pytest.FixtureRequest, stored: World) -> Callable[[], Awaitable
 End = Callable[[], Awaitable[None]]
 
 
+@pytest.mark.parametrize("count", [510, 511, 512, 1_300])
+async def test_a_commit_of_any_length_is_there(stored: World, end: End, count: int) -> None:
+    """A statement holds 512 rows, and the last seq and what was acknowledged take one each: what is longer takes
+    several, in one transaction."""
+    old = await stored.put("bob")
+    appends = [stored.append(f"c{n % 7}") for n in range(count)]
+    settled = stored.ask(stored.engine.acknowledge, "bob", old, "client")
+    seqs = [outcome.seq for outcome in await asyncio.gather(*appends)]
+    assert await settled is None
+    await end()
+    assert await stored.pending("bob") == []
+    assert sorted([seq for n in range(7) for seq in await stored.pending(f"c{n}")]) == seqs
+    assert await stored.put("bob") > seqs[-1]
+
+
 async def test_everything_answered_is_there(stored: World, end: End) -> None:
     """Durable when `done` gets Appended."""
     fields = {"data": '{"ü":1}'.encode(), "event": "e", "collapse_key": "k", "receipt": True, "ttl": 60}
