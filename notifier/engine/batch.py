@@ -306,6 +306,7 @@ class Batch:
         return rows
 
     def _put(self, rows: list[Any], at: int, item: Append) -> None:
+        """New mail as a row: the columns of queries.TURN, in their order."""
         draft = item.draft
         seq, client_id, id = item.seq, draft.client_id, draft.id
         if draft.receipt or item.collapsed is not None or item.dropped is not None:
